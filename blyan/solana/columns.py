@@ -1,0 +1,193 @@
+"""Building Arrow columns without Python loops over rows.
+
+Belongs here: reading joined JSON arrays with numpy, and exact decimals, coded strings, masks and ragged
+gathers. Does not belong here: anything that knows a table or a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from blyan.errors import BadRecordError
+
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+U64 = npt.NDArray[np.uint64]
+
+CODED = pa.dictionary(pa.int32(), pa.string())
+"""Arrow type of a text column held as codes into a pool: the same strings, a fraction of the bytes."""
+
+_U64_MAX = np.uint64(2**64 - 1)
+_BRACKETS_TO_SPACES = bytes.maketrans(b"[],\n\r\t", b"      ")
+_NUMBER_CHARACTERS = b"0123456789[], \n\r\t"
+_NOT_TEXT = b'"[], \n\r\t'
+
+
+def offsets_of(counts: Ints) -> Ints:
+    """Offsets of consecutive runs: `counts` long plus one, from 0."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def repeat_index(counts: Ints) -> Ints:
+    """0 `counts[0]` times, then 1 `counts[1]` times, and so on: the owner of each element."""
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def positions(counts: Ints) -> Ints:
+    """0, 1, 2… within each run."""
+    offsets = offsets_of(counts)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+
+
+def ragged(starts: Ints, counts: Ints) -> Ints:
+    """Indexes `starts[i]` to `starts[i] + counts[i] - 1` of each i, one after the other."""
+    return np.repeat(starts, counts) + positions(counts)
+
+
+def numbers(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
+    """JSON arrays of u64 as one flat array, and how many each held.
+
+    Raises:
+        BadRecordError: something in them is not an unsigned 64-bit integer.
+    """
+    text = b"".join(arrays)
+    if text.translate(None, _NUMBER_CHARACTERS):
+        raise BadRecordError("an array of integers holds something else", reason="not_integers")
+    spaced = text.translate(_BRACKETS_TO_SPACES)
+    characters = np.frombuffer(spaced, np.uint8)
+    digit = characters > 32
+    starts = np.flatnonzero(digit & ~np.concatenate([[False], digit[:-1]])) if len(digit) else np.zeros(0, np.int64)
+    ends = np.cumsum(np.array([len(item) for item in arrays], np.int64))
+    counts = np.diff(np.searchsorted(starts, ends), prepend=0)
+    # fromstring reads base-10 text in C; on an empty string it would return one value.
+    values = np.fromstring(spaced, np.uint64, sep=" ") if len(starts) else np.zeros(0, np.uint64)
+    if len(values) != len(starts):
+        raise BadRecordError("an array of integers cannot be read", reason="not_integers")
+    suspicious = values == _U64_MAX
+    if suspicious.any():
+        # strtoull saturates: the only way to tell the largest u64 from a larger number is to read it again.
+        exact = [int(word) for word in spaced.split()]
+        if max(exact) > 2**64 - 1:
+            raise BadRecordError("an integer exceeds 64 bits", reason="integer_overflow")
+    return values, counts
+
+
+def texts(arrays: Sequence[bytes]) -> tuple[pa.StringArray, Ints]:
+    """JSON arrays of plain strings (keys, signatures) as one flat column, and how many each held.
+
+    Raises:
+        BadRecordError: a string has an escape, a space, a bracket, a comma or a character outside ASCII, which no base58 text has.
+    """
+    text = b"".join(arrays)
+    characters = np.frombuffer(text, np.uint8)
+    quotes = np.flatnonzero(characters == 34)
+    lengths = quotes[1::2] - quotes[: len(quotes) - 1 : 2] - 1 if len(quotes) % 2 == 0 else None
+    body = text.translate(None, _NOT_TEXT)
+    if lengths is None or lengths.sum() != len(body) or b"\\" in body or not body.isascii():
+        raise BadRecordError("an array of base58 strings holds something else", reason="not_base58")
+    ends = np.cumsum(np.array([len(item) for item in arrays], np.int64))
+    counts = np.diff(np.searchsorted(quotes, ends) // 2, prepend=0)
+    offsets = offsets_of(lengths).astype(np.int32)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(body)), counts
+
+
+def interleave(pieces: Sequence[tuple[npt.NDArray[np.generic], Ints]]) -> tuple[npt.NDArray[np.generic], Ints]:
+    """Join ragged columns row by row: all of row 0's pieces, then row 1's.
+
+    Args:
+        pieces: (values, counts per row) of each column, all with the same number of rows.
+    """
+    counts = np.sum([count for _, count in pieces], axis=0)
+    starts = offsets_of(counts)[:-1]
+    out = np.empty(int(counts.sum()), pieces[0][0].dtype)
+    for values, count in pieces:
+        out[ragged(starts, count)] = values
+        starts = starts + count
+    return out, counts
+
+
+def validity(mask_of_nulls: Mask | None) -> pa.Buffer | None:
+    """Arrow's validity bitmap of a mask of nulls; None where nothing is null."""
+    if mask_of_nulls is None or not mask_of_nulls.any():
+        return None
+    return pa.py_buffer(np.packbits(~mask_of_nulls, bitorder="little"))
+
+
+def decimals(values: U64, nulls: Mask | None = None, *, negative: Mask | None = None) -> pa.Decimal128Array:
+    """`decimal(20,0)` of u64 values, exact.
+
+    Args:
+        values: the low 64 bits, two's complement where negative.
+        nulls: True where the value is absent.
+        negative: True where the value is below zero.
+    """
+    words = np.zeros((len(values), 2), np.uint64)
+    words[:, 0] = values
+    if negative is not None:
+        words[negative, 1] = _U64_MAX
+    if nulls is not None:
+        words[nulls] = 0
+    return pa.Array.from_buffers(pa.decimal128(20, 0), len(values), [validity(nulls), pa.py_buffer(words)])
+
+
+def counts_column(values: Ints, nulls: Mask | None = None) -> pa.Int64Array:
+    """`int64` of values; zero under a null, so that equal rows have equal bytes."""
+    values = np.ascontiguousarray(values, np.int64)
+    if nulls is not None and nulls.any():
+        values = np.where(nulls, 0, values)
+    return pa.Array.from_buffers(pa.int64(), len(values), [validity(nulls), pa.py_buffer(values)])
+
+
+def flags(values: Mask, nulls: Mask | None = None) -> pa.BooleanArray:
+    """`bool` of values."""
+    if nulls is not None:
+        values = values & ~nulls
+    return pa.Array.from_buffers(pa.bool_(), len(values), [validity(nulls), pa.py_buffer(np.packbits(values, bitorder="little"))])
+
+
+def coded(codes: npt.NDArray[np.integer], pool: pa.StringArray, nulls: Mask | None = None) -> pa.DictionaryArray:
+    """A text column of codes into a pool, with a dictionary of only the strings that occur."""
+    used = np.zeros(len(pool), np.bool_)
+    if nulls is not None and nulls.any():
+        used[codes[~nulls]] = True
+    else:
+        nulls = None
+        used[codes] = True
+    if not used.all():
+        renumber = np.cumsum(used, dtype=np.int32) - np.int32(1)
+        pool = pool.filter(pa.array(used))
+        codes = renumber[np.where(nulls, 0, codes)] if nulls is not None else renumber[codes]
+    codes = np.ascontiguousarray(codes, np.int32)
+    if nulls is not None:
+        codes[nulls] = 0
+    indices = pa.Array.from_buffers(pa.int32(), len(codes), [validity(nulls), pa.py_buffer(codes)])
+    return pa.DictionaryArray.from_arrays(indices, pool, safe=False)
+
+
+def strings(values: Iterable[str | None]) -> pa.StringArray:
+    """A plain text column."""
+    return pa.array(values if isinstance(values, list) else list(values), pa.string())
+
+
+def optional_counts(values: list[int | None]) -> pa.Int64Array:
+    """An `int64` column of values that may be absent."""
+    return pa.array(values, pa.int64())
+
+
+def lists(counts: Ints, values: pa.Array, nulls: Mask | None = None) -> pa.ListArray:
+    """A list column over flat values; a null list must have no values."""
+    offsets = offsets_of(counts).astype(np.int32)
+    type_ = pa.list_(pa.field("element", values.type))
+    return pa.Array.from_buffers(type_, len(counts), [validity(nulls), pa.py_buffer(offsets)], children=[values])
+
+
+def structs(**fields: pa.Array) -> pa.StructArray:
+    """A struct column of equally long fields."""
+    return pa.StructArray.from_arrays(list(fields.values()), fields=[pa.field(name, array.type) for name, array in fields.items()])

@@ -1,0 +1,464 @@
+"""Bytes of a recorded block to typed structs, for every encoding and detail that sources give.
+
+Belongs here: the shapes of `getBlock`, `getTransaction` and BigQuery payloads, and reading the binary message.
+Does not belong here: tables and rows (`blyan.solana.normalise`).
+
+Arrays of one kind (keys, balances, account indexes) stay `msgspec.Raw`: the normaliser joins them over a whole
+batch and reads them in one pass, which measured a third faster than a list for each. One decoder serves `json` and
+`jsonParsed`; `base64` and `base58` messages are read here into the same structs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from blyan.errors import BadRecordError
+from blyan.solana import base58
+from blyan.solana.sources import Format
+
+EMPTY = Raw(b"[]")
+NOTHING = Raw(b"")
+
+
+class Kind(StrEnum):
+    """How keys and instructions are written. Blocks of one kind are normalised together."""
+
+    COMPILED = "compiled"
+    """Text keys, instructions by index: `json`."""
+    BINARY = "binary"
+    """Keys, outer accounts and data as bytes: `base64`, `base58`."""
+    PARSED = "parsed"
+    """Keys as objects, instructions by name: `jsonParsed`, detail `accounts`, BigQuery."""
+
+
+class Instruction(Struct, gc=False, rename="camel"):
+    """A compiled, partially decoded or parsed instruction.
+
+    `accounts` holds indexes or base58 keys as JSON. In a binary message `accounts` and `data` are bytes, which
+    msgspec does not check on construction, and the normaliser of that kind expects.
+    """
+
+    data: str = ""
+    accounts: Raw = EMPTY
+    program_id_index: int = -1
+    stack_height: int | None = None
+    program_id: str = ""
+    program: str = ""
+    parsed: Raw = NOTHING
+
+
+class MessageHeader(Struct, gc=False, rename="camel"):
+    """How many keys sign, and how many of each half are read-only."""
+
+    num_required_signatures: int
+    num_readonly_signed_accounts: int
+    num_readonly_unsigned_accounts: int
+
+
+class Lookup(Struct, gc=False, rename="camel"):
+    """Addresses a v0 message takes from one lookup table."""
+
+    account_key: str
+    writable_indexes: Raw = EMPTY
+    readonly_indexes: Raw = EMPTY
+
+
+class Message(Struct, gc=False, rename="camel"):
+    """A transaction's message. `account_keys` is JSON text, or 32 bytes a key in a binary message."""
+
+    account_keys: Raw
+    instructions: list[Instruction]
+    recent_blockhash: str | None = None
+    header: MessageHeader | None = None
+    address_table_lookups: list[Lookup] | None = None
+
+
+class Wire(Struct, gc=False, rename="camel"):
+    """A transaction as JSON. With detail `accounts` it has no message but `account_keys`."""
+
+    signatures: Raw
+    message: Message | None = None
+    account_keys: Raw = EMPTY
+
+
+class UiTokenAmount(Struct, gc=False, rename="camel"):
+    """A token amount in base units; the float beside it is not read."""
+
+    amount: str
+    decimals: int
+
+
+class TokenBalance(Struct, gc=False, rename="camel"):
+    """Balance of a token account, by position among the transaction's accounts."""
+
+    account_index: int
+    mint: str
+    ui_token_amount: UiTokenAmount
+    owner: str | None = None
+
+
+class InnerInstructions(Struct, gc=False, rename="camel"):
+    """The instructions that outer instruction `index` invoked."""
+
+    index: int
+    instructions: list[Instruction]
+
+
+class LoadedAddresses(Struct, gc=False, rename="camel"):
+    """Accounts loaded from lookup tables."""
+
+    writable: Raw = EMPTY
+    readonly: Raw = EMPTY
+
+
+class ReturnData(Struct, gc=False, rename="camel"):
+    """Data that a program returned: base64 text and the word `base64`."""
+
+    program_id: str
+    data: tuple[str, str]
+
+
+class Meta(Struct, gc=False, rename="camel"):
+    """A transaction's metadata: what executing it did. `error_text` is set where only the words are known."""
+
+    fee: int | None = None
+    pre_balances: Raw = EMPTY
+    post_balances: Raw = EMPTY
+    err: Any = None
+    inner_instructions: list[InnerInstructions] | None = None
+    log_messages: list[str] | None = None
+    pre_token_balances: list[TokenBalance] | None = None
+    post_token_balances: list[TokenBalance] | None = None
+    loaded_addresses: LoadedAddresses | None = None
+    compute_units_consumed: int | None = None
+    cost_units: int | None = None
+    return_data: ReturnData | None = None
+    error_text: str | None = None
+
+
+class Transaction(Struct, gc=False, rename="camel"):
+    """One transaction of a block, or a getTransaction result. `index` is its position in the block once known."""
+
+    transaction: Wire | list[str] | str
+    meta: Meta | None = None
+    version: int | str | None = None
+    slot: int | None = None
+    block_time: int | None = None
+    index: int = -1
+
+
+class Reward(Struct, gc=False, rename="camel"):
+    """A reward paid by the block."""
+
+    pubkey: str
+    lamports: int
+    post_balance: int | None = None
+    reward_type: str | None = None
+    commission: int | None = None
+
+
+class _Result(Struct, gc=False, rename="camel"):
+    """A getBlock result, or an envelope around one."""
+
+    blockhash: str | None = None
+    previous_blockhash: str | None = None
+    parent_slot: int | None = None
+    block_time: int | None = None
+    block_height: int | None = None
+    transactions: list[Transaction] | None = None
+    signatures: list[str] | None = None
+    rewards: list[Reward] | None = None
+    result: _Result | None = None
+
+
+class _LooseResult(Struct, gc=False, rename="camel"):
+    """The same with its transactions left unread, so that one bad transaction does not cost the block."""
+
+    blockhash: str | None = None
+    previous_blockhash: str | None = None
+    parent_slot: int | None = None
+    block_time: int | None = None
+    block_height: int | None = None
+    transactions: list[Raw] | None = None
+    signatures: list[str] | None = None
+    rewards: list[Reward] | None = None
+    result: _LooseResult | None = None
+
+
+class BadTransaction(Struct, gc=False):
+    """A transaction that cannot be used: its place in the block, why, and its bytes."""
+
+    index: int | None
+    reason: str
+    detail: str
+    raw: bytes
+
+
+class Block(Struct, gc=False):
+    """A decoded block. `transactions` are the good ones, each with its `index`; `bad` the others.
+
+    Attributes:
+        slot: the block's slot.
+        block_hash: None for transactions recorded without their block.
+        block_time: Unix seconds.
+        detail: `full`, `accounts`, `signatures` or `none`.
+        signatures: the signatures, with detail `signatures`.
+        stated: how many transactions the source says the block has.
+    """
+
+    slot: int
+    block_hash: str | None
+    previous_block_hash: str | None
+    parent_slot: int | None
+    block_time: int | None
+    height: int | None
+    kind: Kind
+    detail: str
+    transactions: list[Transaction]
+    signatures: list[str]
+    rewards: list[Reward]
+    stated: int | None
+    bad: list[BadTransaction]
+
+
+_decode_result = msgspec.json.Decoder(_Result).decode
+_decode_loose = msgspec.json.Decoder(_LooseResult).decode
+_decode_transaction = msgspec.json.Decoder(Transaction).decode
+_decode_raws = msgspec.json.Decoder(list[Raw]).decode
+
+
+def decode(slot: int, payload: bytes, form: Format) -> Block:
+    """The block in a payload.
+
+    Args:
+        slot: the slot that the source says it is of; `getBlock` does not tell.
+        payload: the bytes as the source gave them.
+        form: their shape.
+
+    Raises:
+        BadRecordError: the block itself, not one of its transactions, cannot be read.
+    """
+    if form is Format.GET_TRANSACTION:
+        return _loose_transactions(slot, payload)
+    if form is Format.BIGQUERY:
+        from blyan.solana.bigquery_rows import decode_rows
+
+        return decode_rows(slot, payload)
+    bad: list[BadTransaction] = []
+    try:
+        result: _Result | _LooseResult = _decode_result(payload)
+        result = result.result or result
+        transactions = result.transactions
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        result, transactions = _tolerant(payload, slot, bad)
+    if result.blockhash is None:
+        raise BadRecordError(
+            f"the response for slot {slot} has no block hash", reason="not_a_block", where=f"slot {slot}", remedy="fetch the block again with getBlock"
+        )
+    for index, transaction in enumerate(transactions or ()):  # type: ignore[var-annotated]
+        if transaction is not None:
+            transaction.index = index
+    good = [transaction for transaction in transactions or () if transaction is not None] if bad else transactions or []
+    return _block(slot, result, good, bad)  # type: ignore[arg-type]
+
+
+def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_LooseResult, list[Transaction | None] | None]:
+    """Read transactions one by one; those that cannot be read go to `bad` and leave None in their place."""
+    try:
+        loose = _decode_loose(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = "invalid_utf8" if isinstance(error, UnicodeDecodeError) or "utf-8" in str(error).lower() else "not_a_block"
+        raise BadRecordError(
+            f"the response for slot {slot} is not a block: {error}", reason=reason, where=f"slot {slot}", remedy="fetch the block again with getBlock"
+        ) from error
+    loose = loose.result or loose
+    if loose.transactions is None:
+        return loose, None
+    transactions: list[Transaction | None] = []
+    for index, raw in enumerate(loose.transactions):
+        try:
+            transactions.append(_decode_transaction(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            transactions.append(None)
+            bad.append(BadTransaction(index, "malformed_transaction", str(error), bytes(raw)))
+    return loose, transactions
+
+
+def _block(slot: int, result: _Result, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
+    detail, kind = _detail_and_kind(result, transactions)
+    if kind is Kind.BINARY:
+        transactions = _read_messages(transactions, bad)
+    stated = len(transactions) + len(bad) if detail in ("full", "accounts") else len(result.signatures or ()) if detail == "signatures" else None
+    return Block(
+        slot=slot,
+        block_hash=result.blockhash,
+        previous_block_hash=result.previous_blockhash,
+        parent_slot=result.parent_slot,
+        block_time=result.block_time,
+        height=result.block_height,
+        kind=kind,
+        detail=detail,
+        transactions=transactions,
+        signatures=result.signatures or [] if detail == "signatures" else [],
+        rewards=result.rewards or [],
+        stated=stated,
+        bad=bad,
+    )
+
+
+def _detail_and_kind(result: _Result, transactions: list[Transaction]) -> tuple[str, Kind]:
+    if result.transactions is None:
+        return ("none" if result.signatures is None else "signatures"), Kind.COMPILED
+    if not transactions:
+        return "full", Kind.COMPILED
+    return _kind_of(transactions[0])
+
+
+def _kind_of(transaction: Transaction) -> tuple[str, Kind]:
+    wire = transaction.transaction
+    if not isinstance(wire, Wire):
+        return "full", Kind.BINARY
+    if wire.message is None:
+        return "accounts", Kind.PARSED
+    # Only jsonParsed leaves the header out: its keys say themselves who signs.
+    parsed = wire.message.header is None
+    return "full", Kind.PARSED if parsed else Kind.COMPILED
+
+
+def _loose_transactions(slot: int, payload: bytes) -> Block:
+    """Transactions recorded one by one: their places in the block are not known, and count up from 0 here."""
+    transactions: list[Transaction] = []
+    bad: list[BadTransaction] = []
+    try:
+        raws = _decode_raws(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRecordError(f"not a list of transactions: {error}", reason="not_json", where=f"slot {slot}", remedy="record them again") from error
+    for index, raw in enumerate(raws):
+        try:
+            transaction = _decode_transaction(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            bad.append(BadTransaction(index, "malformed_transaction", str(error), bytes(raw)))
+            continue
+        transaction.index = index
+        transactions.append(transaction)
+    block_time = next((item.block_time for item in transactions if item.block_time is not None), None)
+    kinds = {_kind_of(item)[1] for item in transactions}
+    if len(kinds) > 1:
+        # One spelling for all, so that they are one batch: bytes become text.
+        transactions = [_as_text(item) for item in _read_messages(transactions, bad)]
+        kinds = {_kind_of(item)[1] for item in transactions}
+        if len(kinds) > 1:
+            raise BadRecordError(
+                f"the transactions recorded for slot {slot} mix json and jsonParsed", reason="mixed_encodings", where=f"slot {slot}",
+                remedy="record one encoding a slot",
+            )  # fmt: skip
+    elif kinds == {Kind.BINARY}:
+        transactions = _read_messages(transactions, bad)
+    return Block(slot, None, None, None, block_time, None, next(iter(kinds), Kind.COMPILED), "full", transactions, [], [], None, bad)
+
+
+def _as_text(item: Transaction) -> Transaction:
+    wire = item.transaction
+    if isinstance(wire, Wire) and wire.message is not None and isinstance(wire.message.account_keys, bytes):
+        raw_keys = wire.message.account_keys
+        keys = [base58.encode(raw_keys[at : at + 32]) for at in range(0, len(raw_keys), 32)]
+        wire.message.account_keys = Raw(msgspec.json.encode(keys))
+        for instruction in wire.message.instructions:
+            instruction.accounts = Raw(msgspec.json.encode(list(instruction.accounts)))
+            instruction.data = base58.encode(instruction.data)  # type: ignore[arg-type]
+    return item
+
+
+_BINARY: dict[str, Callable[[str], bytes]] = {
+    "base64": lambda text: base64.b64decode(text, validate=True),
+    "base58": base58.decode,
+}
+
+
+def _read_messages(transactions: list[Transaction], bad: list[BadTransaction]) -> list[Transaction]:
+    """Read the binary transactions in place; those that cannot be read go to `bad`."""
+    good = []
+    for item in transactions:
+        wire = item.transaction
+        if isinstance(wire, Wire):
+            good.append(item)
+            continue
+        # A bare string is the oldest form of the API, base58.
+        text, encoding = (wire, "base58") if isinstance(wire, str) else (wire[0], wire[1]) if len(wire) == 2 else ("", "")
+        try:
+            item.transaction, version = read_transaction(_BINARY[encoding](text))
+        except (KeyError, ValueError, IndexError, binascii.Error) as error:
+            bad.append(BadTransaction(item.index, "malformed_message", f"{encoding or 'unknown'} transaction: {error}", msgspec.json.encode(item)))
+            continue
+        if item.version is None:
+            item.version = version
+        good.append(item)
+    return good
+
+
+def read_transaction(data: bytes) -> tuple[Wire, int | None]:
+    """A binary transaction: signatures, then a legacy or v0 message.
+
+    Returns:
+        The transaction with keys, outer accounts and data as bytes, and its version (None for legacy).
+
+    Raises:
+        ValueError: it is cut short, too long, or of a version that does not exist.
+    """
+    count, at = _short(data, 0)
+    signatures = [base58.encode(data[at + 64 * i : at + 64 * i + 64]) for i in range(count)]
+    at += 64 * count
+    version = None
+    if data[at] & 0x80:
+        version = data[at] & 0x7F
+        if version != 0:
+            raise ValueError(f"transaction version {version} is not known")
+        at += 1
+    header = MessageHeader(data[at], data[at + 1], data[at + 2])
+    count, at = _short(data, at + 3)
+    keys = data[at : at + 32 * count]
+    at += 32 * count
+    blockhash = data[at : at + 32]
+    count, at = _short(data, at + 32)
+    instructions = []
+    for _ in range(count):
+        program = data[at]
+        size, at = _short(data, at + 1)
+        accounts = data[at : at + size]
+        size, at = _short(data, at + size)
+        instructions.append(Instruction(data[at : at + size], accounts, program))  # type: ignore[arg-type]
+        at += size
+    lookups = None
+    if version is not None:
+        count, at = _short(data, at)
+        lookups = []
+        for _ in range(count):
+            table = data[at : at + 32]
+            size, at = _short(data, at + 32)
+            writable = list(data[at : at + size])
+            size, at = _short(data, at + size)
+            readonly = list(data[at : at + size])
+            at += size
+            lookups.append(Lookup(base58.encode(table), Raw(msgspec.json.encode(writable)), Raw(msgspec.json.encode(readonly))))
+    if at != len(data):
+        raise ValueError(f"{len(data)} bytes, but its lengths add up to {at}")
+    message = Message(keys, instructions, base58.encode(blockhash), header, lookups)  # type: ignore[arg-type]
+    return Wire(Raw(msgspec.json.encode(signatures)), message), version
+
+
+def _short(data: bytes, at: int) -> tuple[int, int]:
+    """A compact-u16 at an offset: its value, and the offset after it."""
+    value = data[at]
+    if value < 0x80:
+        return value, at + 1
+    value = (value & 0x7F) | (data[at + 1] & 0x7F) << 7
+    if data[at + 1] < 0x80:
+        return value, at + 2
+    return value | data[at + 2] << 14, at + 3

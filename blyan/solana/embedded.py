@@ -1,0 +1,380 @@
+"""A Solana chain in the process: LiteSVM executes signed transactions, and each slot becomes a getBlock response.
+
+Belongs here: the schedule of slots, executing a list of transactions, and the block that shows what they did.
+Does not belong here: who sends the transactions (`blyan.solana.traffic`), or ranges of slots
+(`blyan.solana.sources.embedded`).
+
+What is real: every signature, every instruction, every balance, log line, inner instruction, compute unit and fee
+comes from the runtime and the programs that mainnet runs (system, vote, SPL Token, Token-2022, associated token
+account, memo, compute budget, address lookup tables, precompiles). What is not: consensus. The hash of a block, who
+leads a slot and which slots are skipped are functions of the seed; a bank hash is the block hash. Transactions name
+the previous block's hash as recent, and the runtime's own check of it is off, because LiteSVM keeps a single hash
+that cannot be chosen. `costUnits` follows the published cost model, with the data of the accounts a transaction
+names as the data it loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from solders.account import Account
+from solders.clock import Clock
+from solders.hash import Hash
+from solders.litesvm import LiteSVM
+from solders.message import Message, MessageV0
+from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
+from solders.transaction_metadata import FailedTransactionMetadata
+from solders.transaction_status import UiTransactionStatusMeta
+
+from blyan.errors import BadRecordError, PermanentError
+from blyan.solana import base58
+from blyan.solana.slots import epoch_of
+from blyan.solana.traffic import TOKEN_PROGRAMS, VOTE_PROGRAM, Traffic
+
+DOMAIN = "blyan embedded chain 1"
+"""Part of every hash of the chain. Raise the number when a change gives a seed other blocks."""
+
+GENESIS_TIME = 1_740_787_200
+"""Unix time of slot 0: 2025-03-01, after leaders had begun to keep all of the priority fees (SIMD-0096)."""
+
+SLOT_MS = 400
+SLOTS_PER_LEADER = 4
+"""Length of a slot and slots a leader has in a row, as on mainnet (Solana documentation, cluster constants)."""
+
+BURNED_PER_SIGNATURE = 2_500
+"""Lamports of each signature's 5,000 that are burned; the leader gets the rest and every priority fee (SIMD-0096)."""
+
+ANCESTORS = 40
+"""Blocks in the SlotHashes sysvar: more than the 31 that a vote names and their root. Mainnet keeps 512."""
+
+PRECOMPILE_COST = {
+    Pubkey.from_string("Ed25519SigVerify111111111111111111111111111"): 2_400,
+    Pubkey.from_string("KeccakSecp256k11111111111111111111111111111"): 6_690,
+    Pubkey.from_string("Secp256r1SigVerify1111111111111111111111111"): 4_800,
+}
+"""Programs whose signatures are charged like the transaction's own, and the cost units of one (Agave cost model)."""
+
+SIGNATURE_COST, WRITE_LOCK_COST, VOTE_COST, PAGE_COST, PAGE_BYTES, BYTES_PER_COST = 720, 300, 3_428, 8, 32_768, 4
+"""Cost units of a signature, a writable account, a whole vote and a loaded page; instruction bytes for one unit."""
+
+_SKIP_GROUP = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Everything about a chain that can be told without executing it, in constant time a slot."""
+
+    seed: int
+    transactions_per_slot: int
+
+    def digest(self, *parts: object) -> bytes:
+        """32 bytes that depend on the chain and `parts` alone."""
+        text = "\0".join(map(str, (DOMAIN, self.seed, self.transactions_per_slot, *parts)))
+        return hashlib.sha256(text.encode()).digest()
+
+    def genesis_hash(self) -> str:
+        """The chain's identity: another seed or another number of transactions is another chain."""
+        return str(Hash(self.digest("genesis")))
+
+    def block_hash(self, slot: int) -> Hash:
+        """Hash of the slot's block."""
+        return Hash(self.digest("block", slot))
+
+    def _skipped_in(self, group: int) -> tuple[int, int]:
+        # Two of every hundred slots, half the time side by side, never the first: so that heights need no counting.
+        draw = self.digest("skip", group)
+        first, step = draw[0] % 99, (1, 1, 7, 31)[draw[1] % 4]
+        return 1 + first, 1 + (first + step) % 99
+
+    def is_skipped(self, slot: int) -> bool:
+        """True where the leader produced no block: 2 % of the slots, never slot 0."""
+        return slot % _SKIP_GROUP in self._skipped_in(slot // _SKIP_GROUP)
+
+    def height(self, slot: int) -> int:
+        """Number of blocks before the slot."""
+        group, place = divmod(slot, _SKIP_GROUP)
+        return slot - 2 * group - sum(skipped < place for skipped in self._skipped_in(group))
+
+    def ancestors(self, slot: int) -> Iterator[int]:
+        """Slots of the blocks before the slot, newest first."""
+        return (earlier for earlier in range(slot - 1, -1, -1) if not self.is_skipped(earlier))
+
+    def parent(self, slot: int) -> int:
+        """Slot of the parent block; slot 0 is its own, as on mainnet."""
+        return next(self.ancestors(slot), 0)
+
+    def time(self, slot: int) -> int:
+        """Unix time of the slot, in whole seconds."""
+        return GENESIS_TIME + slot * SLOT_MS // 1_000
+
+
+class _Snapshot(NamedTuple):
+    lamports: int
+    size: int
+    token: dict[str, Any] | None
+
+
+class EmbeddedChain:
+    """A chain from genesis onward. Slots are produced in ascending order, each once.
+
+    Attributes:
+        schedule: hashes, heights, times and skipped slots.
+        traffic: the chain's own wallets and validators.
+        rejected: signature and error (RPC form) of each transaction of the last block that paid no fee and is
+            therefore not in it.
+    """
+
+    def __init__(self, seed: int, transactions_per_slot: int) -> None:
+        self.schedule = Schedule(seed, transactions_per_slot)
+        self.rejected: list[tuple[str, Any]] = []
+        self._pending: list[VersionedTransaction] = []
+        self._snapshots: dict[str, _Snapshot] = {}
+        self._first_ancestor: int | None = None
+        self._svm = LiteSVM().with_blockhash_check(False).with_sigverify(False)
+        self._svm.warp_to_slot(0)
+        self.traffic = Traffic(self.schedule.digest("traffic"), self._svm)
+        for key, account in self.traffic.genesis_accounts():
+            self._svm.set_account(key, account)
+        for transaction in self.traffic.genesis_transactions(self.schedule.block_hash(0)):
+            outcome = self._svm.send_transaction(transaction)
+            if isinstance(outcome, FailedTransactionMetadata):
+                raise PermanentError(
+                    f"the runtime refused a genesis transaction: {outcome.err()}",
+                    where=f"embedded chain, seed {seed}",
+                    remedy="install the version of solders that the lock file names",
+                )
+
+    def submit(self, transaction: VersionedTransaction) -> None:
+        """Put a transaction, signed by anyone, into the next block, after the chain's own traffic.
+
+        The age of the blockhash it names is not checked.
+
+        Raises:
+            BadRecordError: its version is not one that blocks here can show, or a signature is missing or wrong.
+        """
+        message, signatures = transaction.message, transaction.signatures
+        if not isinstance(message, (Message, MessageV0)):
+            raise BadRecordError("the message is neither legacy nor version 0", reason="unsupported_version", remedy="send it as version 0")
+        # Here and not in the runtime, where it would cost 80 µs for each of the chain's own signatures too.
+        if len(signatures) != message.header.num_required_signatures or not all(transaction.verify_with_results()):
+            raise BadRecordError(
+                "a signature is missing or does not verify",
+                reason="bad_signature",
+                where=f"transaction paid by {message.account_keys[0]}",
+                remedy="sign the message as it is sent, with every key its header requires",
+            )
+        self._pending.append(transaction)
+
+    def produce(self, slot: int) -> bytes | None:
+        """Execute the slot's transactions.
+
+        Returns:
+            The result of getBlock (`json`, full details, rewards), or None where the slot is skipped.
+        """
+        schedule = self.schedule
+        if schedule.is_skipped(slot):
+            return None
+        ancestors = [earlier for earlier, _ in zip(schedule.ancestors(slot), range(ANCESTORS), strict=False)]
+        if self._first_ancestor is None:
+            self._first_ancestor = ancestors[0] if ancestors else 0
+        tower = [earlier for earlier in ancestors if earlier >= self._first_ancestor]
+        previous = schedule.block_hash(ancestors[0]) if ancestors else Hash.default()
+        epoch = epoch_of(slot)
+        self._svm.set_clock(Clock(slot, GENESIS_TIME, epoch, epoch + 1, schedule.time(slot)))
+        self._svm.set_slot_hashes([(earlier, schedule.block_hash(earlier)) for earlier in ancestors])
+
+        draw = schedule.digest("transactions", slot)
+        transactions = self.traffic.transactions(schedule.transactions_per_slot, draw, slot, tower, previous, schedule.time(slot))
+        transactions += self._pending
+        self._pending = []
+        self.rejected = []
+        entries, reward = [], 0
+        for transaction in transactions:
+            entry = self._execute(transaction)
+            if entry is not None:
+                entries.append(entry)
+                reward += entry["meta"]["fee"] - BURNED_PER_SIGNATURE * _charged_signatures(transaction.message)
+        return msgspec.json.encode(
+            {
+                "previousBlockhash": str(previous),
+                "blockhash": str(schedule.block_hash(slot)),
+                "parentSlot": schedule.parent(slot),
+                "transactions": entries,
+                "rewards": [self._pay_leader(slot, reward)] if reward else [],
+                "blockTime": schedule.time(slot),
+                "blockHeight": schedule.height(slot),
+            }
+        )
+
+    def _pay_leader(self, slot: int, lamports: int) -> dict[str, Any]:
+        # LiteSVM destroys the fees it charges: the leader's share is paid here.
+        validators = self.traffic.validators
+        draw = self.schedule.digest("leader", slot // SLOTS_PER_LEADER)
+        leader = validators[draw[0] % len(validators)].identity.key
+        balance = self._svm.get_balance(leader) + lamports
+        self._svm.set_account(leader, Account(balance, b"", Pubkey.default()))
+        self._snapshots.pop(str(leader), None)
+        return {"pubkey": str(leader), "lamports": lamports, "postBalance": balance, "rewardType": "Fee", "commission": None}
+
+    def _execute(self, transaction: VersionedTransaction) -> dict[str, Any] | None:
+        message = transaction.message
+        versioned = isinstance(message, MessageV0)
+        lookups = message.address_table_lookups if versioned else []
+        loaded_writable = [key for lookup in lookups for key in self._look_up(lookup.account_key, lookup.writable_indexes)]
+        loaded_readonly = [key for lookup in lookups for key in self._look_up(lookup.account_key, lookup.readonly_indexes)]
+        static, header = message.account_keys, message.header
+        signers = header.num_required_signatures
+        writable = static[: signers - header.num_readonly_signed_accounts]
+        writable += static[signers : len(static) - header.num_readonly_unsigned_accounts]
+        writable += loaded_writable
+        keys = static + loaded_writable + loaded_readonly
+        names = [str(key) for key in keys]
+
+        before = [self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
+        outcome = self._svm.send_transaction(transaction)
+        for key in writable:
+            self._snapshots.pop(str(key), None)
+        after = [self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
+        failed = isinstance(outcome, FailedTransactionMetadata)
+        error = _rpc_error(outcome) if failed else None
+        if failed and after[0].lamports == before[0].lamports:
+            self.rejected.append((str(transaction.signatures[0]), error))
+            return None
+
+        result = outcome.meta() if failed else outcome
+        units = result.compute_units_consumed()
+        holds_tokens = not TOKEN_PROGRAMS.isdisjoint(keys)
+        meta = {
+            "err": error,
+            "status": {"Err": error} if failed else {"Ok": None},
+            "fee": result.fee(),
+            "preBalances": [snapshot.lamports for snapshot in before],
+            "postBalances": [snapshot.lamports for snapshot in after],
+            "innerInstructions": [
+                {"index": index, "instructions": [_instruction(inner.instruction(), inner.stack_height()) for inner in group]}
+                for index, group in enumerate(result.inner_instructions())
+                if group
+            ],
+            "logMessages": result.logs(),
+            "preTokenBalances": _token_balances(before) if holds_tokens else [],
+            "postTokenBalances": _token_balances(after) if holds_tokens else [],
+            "rewards": [],
+            "loadedAddresses": {"writable": [str(key) for key in loaded_writable], "readonly": [str(key) for key in loaded_readonly]},
+        }
+        returned = result.return_data()
+        if returned.data:
+            meta["returnData"] = {"programId": str(returned.program_id), "data": [base64.b64encode(returned.data).decode(), "base64"]}
+        meta["computeUnitsConsumed"] = units
+        meta["costUnits"] = _cost(message, len(writable), units, sum(snapshot.size for snapshot in before))
+        body = {
+            "header": {
+                "numRequiredSignatures": signers,
+                "numReadonlySignedAccounts": header.num_readonly_signed_accounts,
+                "numReadonlyUnsignedAccounts": header.num_readonly_unsigned_accounts,
+            },
+            "accountKeys": names[: len(static)],
+            "recentBlockhash": str(message.recent_blockhash),
+            "instructions": [_instruction(instruction, 1) for instruction in message.instructions],
+        }
+        if versioned:
+            body["addressTableLookups"] = [
+                {
+                    "accountKey": str(lookup.account_key),
+                    "writableIndexes": list(lookup.writable_indexes),
+                    "readonlyIndexes": list(lookup.readonly_indexes),
+                }
+                for lookup in lookups
+            ]
+        signatures = [str(signature) for signature in transaction.signatures]
+        return {"transaction": {"signatures": signatures, "message": body}, "meta": meta, "version": 0 if versioned else "legacy"}
+
+    def _look_up(self, table: Pubkey, indexes: bytes) -> list[Pubkey]:
+        # A missing table or index reads as the zero key here; the runtime then refuses the transaction by itself.
+        account = self._svm.get_account(table)
+        data = account.data if account else b""
+        return [Pubkey(data[56 + 32 * index : 88 + 32 * index].ljust(32, b"\0")) for index in indexes]
+
+    def _snapshot(self, key: Pubkey, name: str) -> _Snapshot:
+        """The account as it is now; read from the runtime only after a transaction could have written it."""
+        known = self._snapshots.get(name)
+        if known is None:
+            account = self._svm.get_account(key)
+            data = account.data if account else b""
+            token = self._token_balance(data, account.owner) if account and account.owner in TOKEN_PROGRAMS else None
+            known = self._snapshots[name] = _Snapshot(account.lamports if account else 0, len(data), token)
+        return known
+
+    def _token_balance(self, data: bytes, program: Pubkey) -> dict[str, Any] | None:
+        # A token account is 165 bytes, with extensions a type byte of 2 follows; a multisig is 355 bytes of either program.
+        if len(data) < 165 or len(data) == 355 or data[108] == 0 or (len(data) > 165 and data[165] != 2):
+            return None
+        mint = Pubkey(data[:32])
+        account = self._svm.get_account(mint)
+        if account is None:
+            return None
+        amount, decimals = int.from_bytes(data[64:72], "little"), account.data[44]
+        digits = f"{amount:0{decimals + 1}d}"
+        point = len(digits) - decimals
+        exact = digits[:point] + f".{digits[point:]}".rstrip("0").rstrip(".")
+        return {
+            "mint": str(mint),
+            # RPC gives null for nothing.
+            "uiTokenAmount": {
+                "uiAmount": amount / 10**decimals if amount else None,
+                "decimals": decimals,
+                "amount": str(amount),
+                "uiAmountString": exact,
+            },
+            "owner": str(Pubkey(data[32:64])),
+            "programId": str(program),
+        }
+
+
+def _token_balances(snapshots: list[_Snapshot]) -> list[dict[str, Any]]:
+    return [{"accountIndex": index, **snapshot.token} for index, snapshot in enumerate(snapshots) if snapshot.token]
+
+
+def _instruction(compiled: Any, stack_height: int | None) -> dict[str, Any]:
+    return {
+        "programIdIndex": compiled.program_id_index,
+        "accounts": list(compiled.accounts),
+        "data": base58.encode(compiled.data),
+        "stackHeight": stack_height,
+    }
+
+
+def _rpc_error(outcome: FailedTransactionMetadata) -> Any:
+    # The error types' own to_json drops names ([0,1]); a status with the error in it has the form of RPC.
+    status = UiTransactionStatusMeta(err=outcome.err(), fee=0, pre_balances=[], post_balances=[])
+    return msgspec.json.decode(status.to_json())["err"]
+
+
+def _precompile_calls(message: Any) -> Iterator[tuple[Pubkey, int]]:
+    """Precompile programs called, each with its number of signatures: the first byte of the data."""
+    keys = message.account_keys
+    for instruction in message.instructions:
+        # A program is never a loaded address.
+        program = keys[instruction.program_id_index]
+        if program in PRECOMPILE_COST and instruction.data:
+            yield program, instruction.data[0]
+
+
+def _charged_signatures(message: Any) -> int:
+    return int(message.header.num_required_signatures) + sum(count for _, count in _precompile_calls(message))
+
+
+def _cost(message: Any, write_locks: int, units: int, loaded_bytes: int) -> int:
+    instructions = message.instructions
+    if len(instructions) == 1 and message.account_keys[instructions[0].program_id_index] == VOTE_PROGRAM:
+        return VOTE_COST
+    signatures = SIGNATURE_COST * message.header.num_required_signatures
+    signatures += sum(PRECOMPILE_COST[program] * count for program, count in _precompile_calls(message))
+    pages = -(-loaded_bytes // PAGE_BYTES)
+    data = sum(len(instruction.data) for instruction in instructions) // BYTES_PER_COST
+    return int(signatures + WRITE_LOCK_COST * write_locks + data + units + PAGE_COST * pages)

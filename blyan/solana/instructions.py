@@ -1,0 +1,465 @@
+"""Every instruction of a batch in execution order, decoded once per distinct content.
+
+Belongs here: order and depth of instructions, and templates: what a distinct instruction says apart from which
+accounts it was given. Does not belong here: layouts of programs (`blyan.solana.programs`) or tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan.errors import BadRecordError
+from blyan.solana import base58, programs
+from blyan.solana.batch import MAX_ACCOUNTS, Batch, demote_writable
+from blyan.solana.columns import (
+    Codes,
+    Ints,
+    Mask,
+    coded,
+    lists,
+    numbers,
+    offsets_of,
+    positions,
+    ragged,
+    repeat_index,
+    strings,
+    structs,
+    texts,
+)
+from blyan.solana.decode import Instruction, Kind
+from blyan.solana.parsed import read_parsed
+
+KEY = 1 << 29
+"""Values of a template: below zero an account's position (`~position`), from here on a key's code, between them a literal."""
+
+NOBODY = -(1 << 28)
+"""The value of an account that an instruction does not have: no account has this position."""
+
+_INITIALISE = frozenset(("initializeAccount", "initializeAccount2", "initializeAccount3"))
+
+_MOVES = {
+    ("system", "transfer"): "transfer",
+    ("system", "transferWithSeed"): "transfer",
+    ("spl-token", "transfer"): "spl-transfer",
+    ("spl-token", "transferChecked"): "spl-transfer",
+    ("spl-token", "transferCheckedWithFee"): "spl-transfer-with-fee",
+    ("spl-token", "mintTo"): "mintTo",
+    ("spl-token", "mintToChecked"): "mintTo",
+    ("spl-token", "burn"): "burn",
+    ("spl-token", "burnChecked"): "burn",
+}
+"""Instructions that move SOL or tokens, and the dataset's word for the movement."""
+
+_ROLES: dict[str, tuple[tuple[str, ...], ...]] = {
+    # kind: names of source, destination, authority, mint, mint authority; the first that is there counts.
+    "transfer": (("source",), ("destination",), ("sourceBase", "source"), (), ()),
+    "spl-transfer": (("source",), ("destination",), ("authority", "multisigAuthority"), ("mint",), ()),
+    "spl-transfer-with-fee": (("source",), ("destination",), ("authority", "multisigAuthority"), ("mint",), ()),
+    "mintTo": ((), ("account",), (), ("mint",), ("mintAuthority", "multisigMintAuthority")),
+    "burn": (("account",), (), ("authority", "multisigAuthority"), ("mint",), ()),
+}
+
+
+@dataclass(slots=True)
+class Moves:
+    """Movements of SOL or tokens by templates: columns of equal length. Accounts are template values; -1 is absent."""
+
+    kind: list[str] = field(default_factory=list)
+    roles: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    value: list[int] = field(default_factory=list)
+    decimals: list[int] = field(default_factory=list)
+    fee: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Templates:
+    """Distinct decoded instructions: columns of equal length, parameters flat with `counts`.
+
+    Attributes:
+        keys: numbers of parameter names, in `names`.
+        values: see `KEY`; literals are in `literals`.
+        move: the template's row in `moves`, or -1.
+        started: (account, mint) that the template initialises, or None.
+        limit, price: compute budget that the template sets, or -1.
+    """
+
+    program: list[str] = field(default_factory=list)
+    type: list[str | None] = field(default_factory=list)
+    text: list[str | None] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    literals: dict[str, int] = field(default_factory=dict)
+    move: list[int] = field(default_factory=list)
+    moves: Moves = field(default_factory=Moves)
+    started: list[tuple[int, int] | None] = field(default_factory=list)
+    limit: list[int] = field(default_factory=list)
+    price: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def add(self, decoded: programs.Decoded) -> int:
+        """Keep one decoded instruction; its number. Accounts are positions, or codes from `KEY` on."""
+        number = len(self)
+        literals = self.literals
+        values = [
+            literals.setdefault(value, len(literals)) if isinstance(value, str) else _account(value) for _, value in decoded.params
+        ]
+        self._extend(decoded.program, decoded.type, [name for name, _ in decoded.params], [values], dict(decoded.params), text=decoded.text)
+        kind = _MOVES.get((decoded.program, decoded.type or ""))
+        if kind is not None:
+            self._move(kind, dict(decoded.params), number, [dict(decoded.params)])
+        params = dict(decoded.params)
+        if decoded.program == "compute-budget":
+            self._budget(decoded.type or "", number, {name: [str(value)] for name, value in params.items()})
+        return number
+
+    def add_shape(self, shape: programs.Shape, columns: list[list[str]], size: int) -> int:
+        """Keep `size` instructions of one shape, given the JSON texts of their data by field; the first one's number."""
+        number = len(self)
+        literals = self.literals
+        fields = [[literals.setdefault(text, len(literals)) for text in column] for column in columns]
+        sources = [[~source] * size if source >= 0 else fields[~source] for source in shape.sources]
+        rows = list(zip(*sources, strict=True)) if sources else [()] * size
+        accounts: dict[str, programs.Value] = {name: source for name, source in zip(shape.names, shape.sources, strict=True) if source >= 0}
+        self._extend(shape.program, shape.type, shape.names, rows, accounts)
+        kind = _MOVES.get((shape.program, shape.type))
+        by_name = {name: columns[~source] for name, source in zip(shape.names, shape.sources, strict=True) if source < 0}
+        if kind is not None:
+            texts_of = [dict(zip(by_name, row, strict=True)) for row in zip(*by_name.values(), strict=True)]
+            self._move(kind, accounts, number, texts_of)
+        if shape.program == "compute-budget":
+            self._budget(shape.type, number, by_name)
+        return number
+
+    def _extend(
+        self,
+        program: str,
+        type_: str | None,
+        names: Sequence[str],
+        rows: Sequence[Sequence[int]],
+        accounts: dict[str, programs.Value],
+        *,
+        text: str | None = None,
+    ) -> None:
+        size = len(rows)
+        known = self.names
+        self.program += [program] * size
+        self.type += [type_] * size
+        self.text += [text] * size
+        self.counts += [len(names)] * size
+        self.keys += [known.setdefault(name, len(known)) for name in names] * size
+        self.values += chain.from_iterable(rows)
+        self.move += [-1] * size
+        starts = program == "spl-token" and type_ in _INITIALISE
+        self.started += [(_role(accounts, ("account",)), _role(accounts, ("mint",))) if starts else None] * size
+        self.limit += [-1] * size
+        self.price += [-1] * size
+
+    def _move(self, kind: str, accounts: dict[str, programs.Value], number: int, rows: Sequence[dict[str, programs.Value]]) -> None:
+        roles = tuple(_role(accounts, names) for names in _ROLES[kind])
+        moves = self.moves
+        for at, row in enumerate(rows):
+            amount, places, fee = row.get("lamports", row.get("amount")), -1, -1
+            if "tokenAmount" in row:
+                amount, places = _exact(row["tokenAmount"])
+            if "feeAmount" in row:
+                fee = _exact(row["feeAmount"])[0]
+            self.move[number + at] = len(moves.kind)
+            moves.kind.append(kind)
+            moves.roles.append(roles)  # type: ignore[arg-type]
+            moves.value.append(amount if isinstance(amount, int) else int(str(amount).strip('"')))
+            moves.decimals.append(places)
+            moves.fee.append(fee)
+
+    def _budget(self, type_: str, number: int, by_name: dict[str, list[str]]) -> None:
+        column, name = (self.price, "microLamports") if type_ == "setComputeUnitPrice" else (self.limit, "units")
+        if name in by_name and type_ in ("setComputeUnitPrice", "setComputeUnitLimit", "requestUnits"):
+            values = by_name[name]
+            column[number : number + len(values)] = map(int, values)
+
+
+def _account(value: programs.Value) -> int:
+    """The template value of an account's position or code."""
+    return value if value >= KEY else ~value  # type: ignore[operator, return-value]
+
+
+def _role(accounts: dict[str, programs.Value], names: tuple[str, ...]) -> int:
+    for name in names:
+        value = accounts.get(name)
+        if isinstance(value, int):
+            return _account(value)
+    return NOBODY
+
+
+def _exact(value: programs.Value) -> tuple[int, int]:
+    """Amount and decimals of a token amount's JSON."""
+    content = msgspec.json.decode(str(value))
+    return int(content["amount"]), content["decimals"]
+
+
+@dataclass(slots=True)
+class Instructions:
+    """Every instruction of a batch in execution order, flat.
+
+    Attributes:
+        parent: index of the outer instruction that invoked it, or -1.
+        stack_height: -1 where not recorded.
+        program: code of the program's account.
+        account_codes, account_counts: accounts it was given, flat; in `jsonParsed` only where it is not parsed.
+        data_of: number of its data in `data`, the distinct data (base58 text, or bytes).
+        template_of: number of its template, or -1 where it is not decoded.
+    """
+
+    transaction_of: Ints
+    index: Ints
+    parent: Ints
+    ordinal: Ints
+    stack_height: Ints
+    program: Codes
+    account_codes: Codes
+    account_counts: Ints
+    account_starts: Ints
+    data_of: Ints
+    data: list[str | bytes]
+    template_of: Ints
+    templates: Templates
+
+    def resolve(self, values: Ints, rows: Ints) -> Ints:
+        """Template values of some rows, with positions of accounts turned into codes from `KEY` on; `NOBODY` stays."""
+        where = np.flatnonzero((values < 0) & (values != NOBODY))
+        if not len(where):
+            return values
+        out = values.copy()
+        out[where] = self.account_codes[self.account_starts[rows[where]] + ~values[where]].astype(np.int64) + KEY
+        return out
+
+    def content(self, row: int) -> bytes:
+        """Raw data of a row."""
+        raw = self.data[self.data_of[row]]
+        return base58.decode(raw) if isinstance(raw, str) else raw
+
+
+def instructions_of(batch: Batch) -> Instructions:
+    """Flatten and decode the instructions of a batch.
+
+    Raises:
+        BadRecordError: one of them points outside its transaction.
+    """
+    outer_lists = [wire.message.instructions for wire in batch.wires]  # type: ignore[union-attr]
+    outer_counts = np.array([len(item) for item in outer_lists], np.int64)
+    outer = list(chain.from_iterable(outer_lists))
+    groups = [(at, group) for at, meta in enumerate(batch.metas) if meta.inner_instructions for group in meta.inner_instructions]
+    inner = list(chain.from_iterable(group.instructions for _, group in groups))
+    group_owner = np.array([at for at, _ in groups], np.int64)
+    group_parent = np.array([group.index for _, group in groups], np.int64)
+    sizes = np.array([len(group.instructions) for _, group in groups], np.int64)
+    if ((group_parent < 0) | (group_parent >= outer_counts[group_owner])).any():
+        raise BadRecordError("inner instructions point at an outer one that is not there", reason="orphan_inner_instruction")
+
+    every = outer + inner
+    size = len(every)
+    transaction_of = np.concatenate([repeat_index(outer_counts), np.repeat(group_owner, sizes)])
+    parent = np.concatenate([np.full(len(outer), -1), np.repeat(group_parent, sizes)])
+    index = np.concatenate([positions(outer_counts), _within_parent(group_owner, group_parent, sizes)])
+    heights = np.array([-1 if item.stack_height is None else item.stack_height for item in every], np.int64)
+    heights[: len(outer)] = 1
+    if batch.kind is Kind.PARSED:
+        program, accounts, account_counts = _parsed_programs_and_accounts(batch, every)
+    else:
+        program, accounts, account_counts = _compiled_programs_and_accounts(batch, outer, inner, transaction_of)
+    ids: dict[str | bytes, int] = {}
+    data_of = np.array([ids.setdefault(item.data, len(ids)) for item in every], np.int64)
+    account_starts = offsets_of(account_counts)[:-1]
+    if inner:
+        # An outer instruction comes before the inner ones it invoked.
+        major = np.where(parent < 0, index, parent)
+        order = np.argsort(((transaction_of * MAX_ACCOUNTS + major) * 2 + (parent >= 0)) * (1 << 20) + index, kind="stable")
+        transaction_of, parent, index, heights = transaction_of[order], parent[order], index[order], heights[order]
+        program, data_of = program[order], data_of[order]
+        account_starts, account_counts = account_starts[order], account_counts[order]
+        every = [every[at] for at in order.tolist()] if batch.kind is Kind.PARSED else every
+    instructions = Instructions(
+        transaction_of=transaction_of,
+        index=index,
+        parent=parent,
+        ordinal=positions(np.bincount(transaction_of, minlength=len(batch))),
+        stack_height=heights,
+        program=program,
+        account_codes=accounts,
+        account_counts=account_counts,
+        account_starts=account_starts,
+        data_of=data_of,
+        data=list(ids),
+        template_of=np.full(size, -1, np.int64),
+        templates=Templates(),
+    )
+    _decode_distinct(batch, instructions)
+    if batch.kind is Kind.PARSED:
+        _keep_parsed(batch, instructions, every)
+    return instructions
+
+
+def _within_parent(owner: Ints, parent: Ints, sizes: Ints) -> Ints:
+    """Positions of inner instructions among those of their parent, which may come in several groups."""
+    place = positions(sizes)
+    groups = owner * MAX_ACCOUNTS + parent
+    if len(np.unique(groups)) < len(groups):
+        of_each = np.repeat(groups, sizes)
+        order = np.argsort(of_each, kind="stable")
+        place[order] = positions(np.unique(of_each, return_counts=True)[1])
+    return place
+
+
+def _compiled_programs_and_accounts(
+    batch: Batch, outer: list[Instruction], inner: list[Instruction], transaction_of: Ints
+) -> tuple[Codes, Codes, Ints]:
+    keys = batch.accounts
+    program_index = np.array([item.program_id_index for item in chain(outer, inner)], np.int64)
+    limit = keys.counts[transaction_of]
+    if ((program_index < 0) | (program_index >= limit)).any():
+        raise BadRecordError("an instruction names a program outside the accounts", reason="account_index")
+    if batch.kind is Kind.BINARY:
+        blobs: list[bytes] = [item.accounts for item in outer]  # type: ignore[misc]
+        outer_accounts = np.frombuffer(b"".join(blobs), np.uint8).astype(np.uint64)
+        inner_accounts, inner_counts = numbers([item.accounts for item in inner])
+        accounts = np.concatenate([outer_accounts, inner_accounts])
+        counts = np.concatenate([np.array([len(blob) for blob in blobs], np.int64), inner_counts])
+    else:
+        accounts, counts = numbers([item.accounts for item in chain(outer, inner)])
+    owner = np.repeat(transaction_of, counts)
+    if (accounts >= keys.counts[owner].astype(np.uint64)).any():
+        raise BadRecordError("an instruction names an account outside the accounts", reason="account_index")
+    demote_writable(batch, transaction_of[: len(outer)], program_index[: len(outer)])
+    starts = keys.starts
+    return keys.codes[starts[transaction_of] + program_index], keys.codes[starts[owner] + accounts.astype(np.int64)], counts
+
+
+def _parsed_programs_and_accounts(batch: Batch, every: list[Instruction]) -> tuple[Codes, Codes, Ints]:
+    code_of = batch.code_of
+    try:
+        program = np.array([code_of[item.program_id] for item in every], np.int32)
+        keys, counts = texts([item.accounts for item in every])
+        accounts = np.array([code_of[key] for key in keys.to_pylist()], np.int32)
+    except KeyError as error:
+        raise BadRecordError(f"an instruction names {error}, which its transaction does not", reason="account_index") from error
+    return program, accounts, counts
+
+
+def _decode_distinct(batch: Batch, instructions: Instructions) -> None:
+    """Decode each distinct (program, data, number of accounts) once, and give every row its template."""
+    decodable = np.zeros(len(batch.accounts.pool), np.bool_)
+    known = {code: program_id for program_id in programs.DECODERS if (code := batch.code_of.get(program_id)) is not None}
+    decodable[list(known)] = True
+    candidates = decodable[instructions.program]
+    if batch.kind is Kind.PARSED:
+        # What the source parsed has neither data nor accounts.
+        empty = next((at for at, data in enumerate(instructions.data) if data == ""), -1)
+        candidates &= ~((instructions.data_of == empty) & (instructions.account_counts == 0))
+    rows = np.flatnonzero(candidates)
+    width = len(instructions.data)
+    combined = (instructions.program[rows].astype(np.int64) * width + instructions.data_of[rows]) * 512 + instructions.account_counts[rows]
+    _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+    distinct = rows[first]
+    template_of = np.full(len(distinct), -1, np.int64)
+    groups: dict[tuple[int, bytes, int], tuple[list[int], list[bytes]]] = {}
+    alone: list[tuple[int, bytes]] = []
+    of_program = instructions.program[distinct].tolist()
+    counts = instructions.account_counts[distinct].tolist()
+    sizes = {code: programs.tag_size(program_id) for code, program_id in known.items()}
+    for at, (code, raw) in enumerate(zip(of_program, [instructions.data[number] for number in instructions.data_of[distinct].tolist()], strict=True)):
+        try:
+            content = base58.decode(raw) if isinstance(raw, str) else raw
+        except ValueError as error:
+            raise BadRecordError(f"instruction data is not base58: {error}", reason="not_base58") from error
+        size = sizes[code]
+        if size:
+            ats, contents = groups.setdefault((code, content[:size], counts[at]), ([], []))
+            ats.append(at)
+            contents.append(content)
+        else:
+            alone.append((at, content))
+    for (code, tag, count), (ats, contents) in groups.items():
+        shape = programs.shape_of(known[code], tag, count)
+        if shape is None or min(map(len, contents)) < len(tag) + shape.packing.size:
+            alone += zip(ats, contents, strict=True)
+            continue
+        number = instructions.templates.add_shape(shape, shape.columns(contents, len(tag)), len(ats))
+        template_of[ats] = np.arange(number, number + len(ats))
+    several = []
+    for at, content in alone:
+        decoded = programs.decode(known[of_program[at]], content, counts[at])
+        if decoded is None:
+            continue
+        if any(isinstance(value, tuple) for _, value in decoded.params):
+            several.append((at, decoded))
+        else:
+            template_of[at] = instructions.templates.add(decoded)
+    instructions.template_of[rows] = template_of[inverse]
+    for at, decoded in several:
+        _decode_each(batch, instructions, rows[inverse == at], decoded)
+
+
+def _decode_each(batch: Batch, instructions: Instructions, rows: Ints, decoded: programs.Decoded) -> None:
+    """A list of accounts is one parameter, so its text differs from row to row: such rows get a template each."""
+    pool = batch.accounts.pool
+    for row in rows.tolist():
+        start = instructions.account_starts[row]
+        names = [pool[int(code)].as_py() for code in instructions.account_codes[start : start + instructions.account_counts[row]]]
+        params: list[tuple[str, programs.Value]] = [
+            (name, programs.to_json([names[place] for place in value]) if isinstance(value, tuple) else value) for name, value in decoded.params
+        ]
+        instructions.template_of[row] = instructions.templates.add(programs.Decoded(decoded.program, decoded.type, params))
+
+
+def _keep_parsed(batch: Batch, instructions: Instructions, ordered: list[Instruction]) -> None:
+    """Instructions that the source parsed: templates of their own, account names as codes."""
+    key_of = {f'"{key}"': KEY + code for key, code in batch.code_of.items()}
+    canonical: dict[bytes, str] = {}
+    for row, item in enumerate(ordered):
+        if item.parsed:
+            instructions.template_of[row] = instructions.templates.add(read_parsed(item.program, item.program_id, item.parsed, key_of, canonical))
+
+
+def template_text(values: list[str | None] | list[str], template_of: Ints) -> pa.DictionaryArray:
+    """A text column that the template decides; null where there is none."""
+    pool: dict[str, int] = {}
+    codes = np.array([*(-1 if value is None else pool.setdefault(value, len(pool)) for value in values), -1], np.int32)
+    row_codes = codes[template_of]
+    absent = row_codes < 0
+    return coded(np.where(absent, 0, row_codes), strings(pool or [""]), absent)
+
+
+def params_column(batch: Batch, instructions: Instructions) -> pa.ListArray:
+    """The decoded parameters of every row; null where it is not decoded, or a memo."""
+    templates, template_of = instructions.templates, instructions.template_of
+    absent = np.array([*(text is not None for text in templates.text), True], np.bool_)[template_of]
+    template_counts = np.array([*templates.counts, 0], np.int64)
+    counts = template_counts[template_of]
+    places = ragged(offsets_of(template_counts)[:-1][template_of], counts)
+    keys = np.array(templates.keys, np.int32)[places]
+    codes = instructions.resolve(np.array(templates.values, np.int64)[places], repeat_index(counts))
+    literals = len(templates.literals)
+    codes = np.where(codes >= KEY, codes - KEY + literals, codes)
+    quote = pa.scalar('"')
+    pool = pa.concat_arrays([strings(templates.literals), pc.binary_join_element_wise(quote, batch.accounts.pool, quote, "")])
+    return lists(counts, structs(key=coded(keys, strings(templates.names)), value=coded(codes, pool)), absent)
+
+
+def data_column(instructions: Instructions, undecoded: Mask) -> pa.DictionaryArray:
+    """Raw data of the rows that are not decoded, base58."""
+    used = np.zeros(len(instructions.data), np.bool_)
+    used[instructions.data_of[undecoded]] = True
+    pool = [
+        ("" if not keep else item if isinstance(item, str) else base58.encode(item)) for item, keep in zip(instructions.data, used.tolist(), strict=True)
+    ]
+    return coded(instructions.data_of, strings(pool), ~undecoded)

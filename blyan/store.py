@@ -1,0 +1,230 @@
+"""Files under the root of the lake: a folder, S3 or Google Cloud Storage behind one small class.
+
+Belongs here: paths, atomic and durable writes, and what a store's errors mean. Does not belong
+here: tables, rows and digests (`blyan.lake`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from blyan.errors import BlyanError, MissingObjectError, PermanentError, SettingError, StoreFullError, TransientError
+
+UNFINISHED = ".unfinished"
+"""Suffix of a local file that is still being written; no reader's pattern matches it."""
+
+_FULL = re.compile(r"no space left|disk quota exceeded|file too large|storagefull|os error (28|122|27)\b", re.IGNORECASE)
+_MISSING = re.compile(r"not ?found|no such file|nosuchkey|nosuchbucket|missing file", re.IGNORECASE)
+_DAMAGED = re.compile(r"magic bytes|thrift|corrupt|decompress|end of stream|not a parquet file|invalid parquet", re.IGNORECASE)
+_REFUSED = re.compile(r"access ?denied|forbidden|permission|unauthorized|invalidaccesskey|signaturedoesnotmatch|credential", re.IGNORECASE)
+
+
+class Store:
+    """Objects by their path relative to the root. Can be sent to another process.
+
+    Args:
+        root: a folder, `s3://bucket/prefix` or `gs://bucket/prefix`.
+        options: arguments of `pyarrow.fs.S3FileSystem` or `GcsFileSystem`, as text.
+
+    Raises:
+        SettingError: another scheme, or an option that the file system does not take.
+    """
+
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        scheme, separator, rest = root.partition("://")
+        self.scheme = scheme if separator else "file"
+        if self.scheme not in ("file", "s3", "gs"):
+            raise SettingError(f"no store for {root}", where="BLYAN_LAKE", remedy="give a folder, s3://bucket/prefix or gs://bucket/prefix")
+        self.is_local = self.scheme == "file"
+        if self.is_local:
+            self._base = str(Path(rest if separator else root).absolute())
+            self.root = self._base
+        else:
+            self._base = rest.rstrip("/")
+            self.root = f"{self.scheme}://{self._base}"
+        self._options = dict(options)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Store, (self.root, self._options))
+
+    @cached_property
+    def files(self) -> Any:
+        """The pyarrow file system, connected on first use."""
+        options = {name: _typed(value) for name, value in self._options.items()}
+        try:
+            match self.scheme:
+                case "s3":
+                    return fs.S3FileSystem(**options)
+                case "gs":
+                    return fs.GcsFileSystem(**options)
+                case _:
+                    return fs.LocalFileSystem()
+        except (TypeError, ValueError) as error:
+            raise SettingError(str(error), where="BLYAN_FILE_OPTIONS", remedy="use the arguments of pyarrow's file system for this store") from error
+
+    def path(self, name: str) -> str:
+        """The path as the pyarrow file system wants it."""
+        return f"{self._base}/{name}"
+
+    def uri(self, name: str) -> str:
+        """The full address, which delta-rs and DuckDB understand."""
+        return f"{self.root}/{name}"
+
+    def create(self, name: str) -> Upload:
+        """Start a new object, which nobody sees before `Upload.publish`."""
+        return Upload(self, name)
+
+    def open(self, name: str) -> Any:
+        """A random access file for reading.
+
+        Raises:
+            MissingObjectError: there is no such object.
+        """
+        with errors_of(self.uri(name)):
+            return self.files.open_input_file(self.path(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes in the object, or None where there is none."""
+        with errors_of(self.uri(name)):
+            info = self.files.get_file_info(self.path(name))
+        return info.size if info.type == fs.FileType.File else None
+
+    def get(self, name: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            MissingObjectError: there is no such object.
+        """
+        with errors_of(self.uri(name)), self.open(name) as file:
+            return bytes(file.read())
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a whole object, atomically: readers see all of it or none of it.
+
+        Raises:
+            StoreFullError: no space; nothing was written.
+        """
+        with self.create(name) as upload:
+            upload.stream.write(data)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those already gone do not matter."""
+        for name in names:
+            with contextlib.suppress(MissingObjectError), errors_of(self.uri(name)):
+                self.files.delete_file(self.path(name))
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Make files that another library wrote survive a loss of power. Object stores need nothing."""
+        if self.is_local:
+            for name in names:
+                path = Path(self.path(name))
+                with contextlib.suppress(FileNotFoundError):
+                    _fsync(path)
+                    _fsync(path.parent)
+
+
+class Upload:
+    """One object being written: `stream`, then `publish`, or `abort`. As a context manager it does one of the two."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.name = name
+        self._store = store
+        with errors_of(store.uri(name)):
+            if store.is_local:
+                self._final = Path(store.path(name))
+                self._path = self._final.with_name(f"{self._final.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self.stream: Any = pa.OSFile(str(self._path), "wb")
+            else:
+                self.stream = store.files.open_output_stream(store.path(name))
+
+    def publish(self) -> None:
+        """Make it visible, whole and durable.
+
+        Raises:
+            StoreFullError: no space; the object is not there.
+        """
+        with errors_of(self._store.uri(self.name)):
+            self.stream.close()
+            if self._store.is_local:
+                _fsync(self._path)
+                self._path.replace(self._final)
+                _fsync(self._final.parent)
+
+    def abort(self) -> None:
+        """Leave nothing behind. The error that led here is the one worth raising, so a second one is not."""
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.close()
+        if self._store.is_local:
+            self._path.unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(BlyanError):
+                self._store.delete([self.name])
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            self.abort()
+            if isinstance(error, OSError):
+                raise meaning_of(error, self._store.uri(self.name)) from error
+            return
+        try:
+            self.publish()
+        except BlyanError:
+            self.abort()
+            raise
+
+
+@contextlib.contextmanager
+def errors_of(where: str) -> Iterator[None]:
+    """Turn errors of a file system, and of Parquet files, into ours."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise meaning_of(error, where) from error
+
+
+def meaning_of(error: Exception, where: str) -> BlyanError:
+    """Our error for an error of a file system or of delta-rs, which mostly tell the cause in words."""
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(text):
+        return StoreFullError("the store is full; nothing was committed", where=where, remedy="free space or move BLYAN_LAKE, then run it again")
+    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+        return MissingObjectError(
+            "the object is not in the store", where=where, remedy="write its partition again, or restore the file from a backup"
+        )
+    if isinstance(error, PermissionError) or _REFUSED.search(text):
+        return PermanentError(f"the store refused: {text}", where=where, remedy="check the permissions and BLYAN_DELTA_OPTIONS, BLYAN_FILE_OPTIONS")
+    if isinstance(error, ValueError) or _DAMAGED.search(text):
+        return PermanentError(f"the file is damaged: {text}", where=where, remedy="write its partition again, or restore the file from a backup")
+    if not isinstance(error, OSError):  # delta-rs raises OSError for what its store did, and DeltaError for the rest
+        return PermanentError(f"the table refused: {text}", where=where, remedy="read the message; trying again gives the same")
+    return TransientError(f"the store failed: {text}", where=where, remedy="run it again; if it stays, check the store")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _typed(value: str) -> str | bool | float:
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return value
