@@ -189,7 +189,7 @@ def _words(values: pa.Array) -> Integers:
     words: Integers = np.frombuffer(values.buffers()[1], np.int64)[2 * values.offset : 2 * (values.offset + len(values))].reshape(-1, 2)
     if values.null_count:
         words = words * values.is_valid().to_numpy(zero_copy_only=False)[:, None]
-    return np.asfortranarray(words)
+    return words
 
 
 def _rank(values: pa.Array) -> Integers:

@@ -272,10 +272,13 @@ class Lake:
         if not files:
             raise self._no_partition(table, key)
         names = [column.name for column in table.columns if column.in_digest or column.name in table.key]
+        text = [column.name for column in table.columns if pa.types.is_string(column.type)]
         units: dict[str, UnitDigest] = {}
         for first, last, absent in _windows(files):
             near = [file for file in files if absent or _may_hold(file.slot_min, file.slot_max, first, last)]
-            batches = [batch for file in near for batch in self._read_file(table, file, names, first, last, MAX_GROUP_ROWS, absent=absent)]
+            batches = [
+                batch for file in near for batch in self._read_file(table, file, names, first, last, MAX_GROUP_ROWS, absent=absent, coded=text)
+            ]
             if batches:
                 rows = in_key_order(table, pa.Table.from_batches(batches), where=f"{table.name} {key}")
                 units |= {unit: digest_unit(table, part) for unit, part in split_units(table, rows)}
@@ -558,14 +561,23 @@ class Lake:
                 raise MissingObjectError("a staged file is not there as it was written", where=where, remedy="stage it again")
 
     def _read_file(
-        self, table: Table, file: DataFile, columns: Sequence[str], first: int | None, last: int | None, batch_rows: int, *, absent: bool = False
+        self,
+        table: Table,
+        file: DataFile,
+        columns: Sequence[str],
+        first: int | None,
+        last: int | None,
+        batch_rows: int,
+        *,
+        absent: bool = False,
+        coded: Sequence[str] = (),
     ) -> Iterator[pa.RecordBatch]:
-        """Rows of a file between two slots. Rows without a slot come where there is no bound, or `absent` asks for them."""
+        """Rows of a file between two slots; those without a slot where there is no bound, or `absent` asks for them. `coded` text stays coded."""
         slot = slot_column(table)
         bounded = slot is not None and (first is not None or last is not None)
         names = [*columns, slot] if bounded and slot not in columns else list(columns)
         with self._missing_file(table, file), errors_of(file.path), self._store.open(f"{table.name}/{file.name}") as source:
-            parquet = pq.ParquetFile(source, pre_buffer=not self._store.is_local)
+            parquet = pq.ParquetFile(source, pre_buffer=not self._store.is_local, read_dictionary=coded)
             groups = [
                 index
                 for index in range(parquet.num_row_groups)

@@ -232,7 +232,7 @@ BALANCE_CHANGES = Table(
         _shared("account_index", COUNT, "Position of the account in `transactions.accounts`.", nullable=False, of="pre_token_balances.account_index"),
         _TX_INDEX,
     ),
-    ("block_slot", "tx_index", "mint", "account_index"),
+    ("block_slot", "tx_index", "account_index", "mint"),
 )
 
 BLOCK_REWARDS = Table(

@@ -427,7 +427,7 @@ def _slot_of(value: Raw) -> int | None:
         slot = _decode_slot(value) if _given(value) else -1
     except msgspec.DecodeError:
         return None
-    return slot if slot >= 0 else None
+    return slot if 0 <= slot < 1 << 63 else None
 
 
 def _bad_utf8(data: bytes) -> str:

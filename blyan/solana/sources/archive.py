@@ -46,6 +46,9 @@ FORK_DEPTH = 32
 A fork longer than this cannot be: a block with 31 confirmations is final (Solana, `MAX_LOCKOUT_HISTORY`).
 """
 
+NO_SLOT = 1 << 63
+"""Later than any slot."""
+
 OPEN_FILES = 8
 """Line files held open at once while a range is read."""
 
@@ -202,7 +205,7 @@ class ArchiveSource:
         """
         _, index = self._open()
         records = sum(len(places) for places in index.places.values())
-        detail = f"{len(index.files)} files, {records} records of {len(index.slots)} slots, {len(index.unplaced)} rejected for want of a slot"
+        detail = f"{len(index.files)} files, {records} records of {len(index.slots)} slots, {len(index.unplaced)} rejected that tell no slot"
         if index.ignored:
             detail += f", {index.ignored} files of other kinds ignored"
         first, last = (index.slots[0], index.slots[-1]) if index.slots else (None, None)
@@ -286,7 +289,7 @@ def _file_of(info: fs.FileInfo) -> _File | None:
     suffix = Path(plain).suffix.lower()
     if suffix not in SUFFIXES:
         return None
-    named = re.match(r"\d+(?=[-_.])", plain)
+    named = re.match(r"\d{1,18}(?=[-_.])", plain)
     return _File(info.path, info.size, info.mtime_ns, COMPRESSIONS.get(packed), suffix in LINES, int(named[0]) if named else None)
 
 
@@ -387,13 +390,30 @@ def _texts(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[_
                     held.write(following)
             else:
                 held.write(chunk)
-            if held.tell() > max_bytes:
-                raise BadRecordError(f"more than {max_bytes} bytes in one record", reason="too_large", where=file.path)
+            _check_size(held.tell(), max_bytes, file)
     except BadRecordError as failure:
-        yield _Text(line, offset, b"" if failure.reason in ("gzip_bomb", "too_large") else held.getvalue(), failure)
+        if failure.reason in ("gzip_bomb", "too_large"):
+            evidence = b""
+        else:
+            evidence = held.getvalue() if file.is_lines else _verbatim(filesystem, file, max_bytes)
+        yield _Text(line, offset, evidence, failure)
         return
     if held.getvalue().strip() or not file.is_lines:
         yield _Text(line, offset, held.getvalue())
+
+
+def _check_size(size: int, max_bytes: int, file: _File) -> None:
+    if size > max_bytes:
+        raise BadRecordError(f"more than {max_bytes} bytes in one record", reason="too_large", where=file.path)
+
+
+def _verbatim(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> bytes:
+    """The bytes of a file that does not decompress, as they are; none if it is gone."""
+    try:
+        with _opened(filesystem, file) as raw:
+            return _read(raw, max_bytes, file)
+    except BadRecordError:
+        return b""
 
 
 def _chunks(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[bytes]:
@@ -414,11 +434,16 @@ def _chunks(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[
 
 
 def _stream(filesystem: fs.FileSystem, file: _File) -> pa.NativeFile:
+    raw = _opened(filesystem, file)
+    return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
+
+
+def _opened(filesystem: fs.FileSystem, file: _File) -> pa.NativeFile:
+    """The file's own bytes, at random access."""
     try:
-        raw = filesystem.open_input_stream(file.path, compression=None)
+        return filesystem.open_input_file(file.path)
     except OSError as error:
         raise _failure(error, file) from error
-    return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
 
 
 def _read(stream: pa.NativeFile, size: int, file: _File) -> bytes:
@@ -443,13 +468,22 @@ def _failure(error: OSError, file: _File) -> BadRecordError | PermanentError | S
     return SourceUnreachableError(f"a file of the archive cannot be read: {words}", where=file.path, remedy="check the store and the network")
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """The next block of every slot from `after` up to `before`; None where it is not told which block that is."""
+
+    after: int
+    before: int
+    found: _Found | None
+
+
 class _Lines:
     """A line file held open: lines by their offset, fastest in ascending order."""
 
     def __init__(self, filesystem: fs.FileSystem, file: _File) -> None:
         self._file = file
         self._position = 0
-        self.stream: pa.NativeFile = filesystem.open_input_file(file.path) if file.compression is None else _stream(filesystem, file)
+        self.stream = _stream(filesystem, file)
 
     def behind(self, place: _Place) -> bool:
         """Whether the line can be reached without opening the file again."""
@@ -478,7 +512,7 @@ class _Reading:
         self._max_bytes = max_bytes
         self._open: OrderedDict[str, _Lines] = OrderedDict()
         self._whole: tuple[str, list[tuple[_Place, Piece]]] = ("", [])
-        self._ahead: tuple[int, _Found | None] = (-1, None)
+        self._ahead = _Ahead(0, 0, None)
 
     def unplaced(self) -> Iterator[RawRecord]:
         """The records that belong to no slot."""
@@ -489,7 +523,7 @@ class _Reading:
 
     def slot(self, slot: int) -> Iterator[RawRecord]:
         """The rejected records of a slot, then its own."""
-        ahead = self._ahead[1]
+        ahead = self._ahead.found
         found = ahead if ahead is not None and ahead.slot == slot else self._find(slot, 0)
         yield from found.rejected
         yield self._own(found)
@@ -551,20 +585,21 @@ class _Reading:
 
     def _next_block(self, slot: int, depth: int) -> _Found | None:
         """The next slot with a recorded block, if it is told which block that is."""
-        seen_from, ahead = self._ahead
-        if depth == 0 and seen_from >= 0 and seen_from <= slot and (ahead is None or slot < ahead.slot):
-            return ahead
-        result = None
+        if depth == 0 and self._ahead.after <= slot < self._ahead.before:
+            return self._ahead.found
+        found, before = None, NO_SLOT
         for later in self._index.slots[bisect_right(self._index.slots, slot) :]:
             if later in self._index.blockless or not _may_hold_block(self._index.places[later]):
                 continue
             found = self._find(later, depth)
             if found.blocks:
-                result = found if found.chosen is not None else None
+                before = later
                 break
+        if found is not None and found.chosen is None:
+            found = None
         if depth == 0:
-            self._ahead = slot, result
-        return result
+            self._ahead = _Ahead(slot, before, found)
+        return found
 
     def _fetch(self, place: _Place) -> Piece:
         """The record at an indexed place, read again if the file changes meanwhile."""
@@ -644,12 +679,12 @@ def _answered(found: _Found) -> RawRecord:
     for code in SKIPPED_CODES:
         if code in codes:
             return RawRecord(found.slot, SlotState.SKIPPED, f"rpc {code}", detail=codes[code].piece.detail, origin=codes[code].place.origin)
-    for code, record in sorted(codes.items(), key=lambda item: item[1].order):
-        words = ERROR_MEANINGS.get(code or 0, "the node answered with an error")
+    for given, record in sorted(codes.items(), key=lambda item: item[1].order):
+        words = ERROR_MEANINGS.get(given or 0, "the node answered with an error")
         return RawRecord(
             found.slot,
             SlotState.UNKNOWN,
-            f"rpc {code}",
+            f"rpc {given}",
             detail=f"{words} ({record.piece.detail}). Remedy: record the block from a node that has it",
             origin=record.place.origin,
         )
