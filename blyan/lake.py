@@ -53,7 +53,7 @@ STAGED_HOURS = 48
 """Vacuum leaves files that no version names alone for this long, and a commit refuses files staged longer ago, less an hour for
 clocks that differ: so vacuum can never delete what is about to be committed. What a killed writer leaves costs only space."""
 
-WINDOW_BYTES = 64 << 20
+WINDOW_BYTES = 32 << 20
 """Stored bytes that are read at once to recompute a digest."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
@@ -643,7 +643,7 @@ def _blob_name(digest: str) -> str:
 def _zstd() -> Any:
     from deltalake import WriterProperties
 
-    return WriterProperties(compression="ZSTD", compression_level=1)
+    return WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=MAX_GROUP_ROWS)
 
 
 def _may_hold(low: int | None, high: int | None, first: int | None, last: int | None) -> bool:

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         "bigquery-public-data.crypto_solana_mainnet_us", description="Dataset to read, `project.dataset`."
     )
     bigquery_maximum_bytes_billed: int = Field(
-        200_000_000_000, gt=0, description="Most bytes one query may bill; a dry run that exceeds it stops the run before it costs."
+        200_000_000_000, gt=0, description="Most bytes the queries of one range may bill; a dry run that exceeds it stops the run before it costs."
     )
     bigquery_export_uri: str | None = Field(
         None, description="`gs://bucket/prefix`: large backfills go through EXPORT DATA to Parquet there. Unset: Storage Read API."

@@ -55,13 +55,13 @@ def read_params(
     """Parameters in the order of their names: an account as its number, anything else as canonical JSON."""
     params: list[tuple[str, Value]] = []
     for name in sorted(info):
+        if name == "rentSysvar" and type_ == "create" and program == "spl-associated-token-account":
+            continue
         content = bytes(info[name])
         text = content.decode()
         key = key_of.get(text)
         if key is not None:
             params.append((name, key))
-            continue
-        if name == "rentSysvar" and type_ == "create" and program == "spl-associated-token-account":
             continue
         first = content[:1]
         if first in b'{["' and (first != b'"' or b"\\" in content or not content.isascii()):
