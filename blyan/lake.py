@@ -35,7 +35,7 @@ from blyan.digest import UNIT_SLOTS, UnitDigest, digest_partition, digest_unit, 
 from blyan.errors import BlyanError, CommitConflictError, MissingObjectError, PermanentError, TransientError
 from blyan.schemas import Table
 from blyan.settings import Settings
-from blyan.stage import MAX_FILE_BYTES, MAX_GROUP_ROWS, Stage, Staged, StagedFile, conform, slot_column, stats_columns
+from blyan.stage import MAX_FILE_BYTES, MAX_GROUP_ROWS, Stage, Staged, StagedFile, conform, joined, slot_column, stats_columns
 from blyan.store import Store, errors_of, meaning_of
 
 if TYPE_CHECKING:
@@ -133,6 +133,11 @@ class Lake:
     def __repr__(self) -> str:
         return f"Lake({self.root!r})"
 
+    @property
+    def store(self) -> Store:
+        """The store under the lake, for those who read whole files: `store.open(f"{table.name}/{file.name}")`."""
+        return self._store
+
     # Writing
 
     def stage(self, table: Table, key: str) -> Stage:
@@ -187,10 +192,10 @@ class Lake:
     ) -> Commit:
         """Stage and commit in this process. Batches come in slot order; a unit may span batches."""
         with self.stage(table, key) as stage:
-            tables = (pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch for batch in batches)
+            tables = (conform(table, pa.table(batch), where=f"{table.name} {key}") for batch in batches)
             parts = (part for rows in tables for part in split_units(table, rows))
             for unit, group in itertools.groupby(parts, key=lambda part: part[0]):
-                stage.write(unit, pa.concat_tables([rows for _, rows in group]))
+                stage.write(unit, joined([rows for _, rows in group]))
         return self.commit(table, key, [stage.close()], metadata=metadata)
 
     def append(self, table: Table, rows: pa.Table, *, logical_key: Sequence[str]) -> Commit:
@@ -318,18 +323,28 @@ class Lake:
         store, local or remote, grants to exactly one of several writers.
         """
         from deltalake import DeltaTable, Field, Schema
-        from deltalake.exceptions import DeltaError, TableNotFoundError
+        from deltalake.exceptions import DeltaError
         from deltalake.schema import PrimitiveType
 
         uri = self._store.uri(f"pins/{_checked_name(name, 'pins')}")
-        for _ in range(2):
-            with self._delta_errors(uri), contextlib.suppress(TableNotFoundError):
-                return str(DeltaTable(uri, storage_options=self._options or None).metadata().description)
-            with contextlib.suppress(DeltaError):  # another writer was first; if not, reading it back says what is wrong
-                DeltaTable.create(uri, Schema([Field("value", PrimitiveType("string"))]), description=value, storage_options=self._options or None)
-                self._store.sync([f"pins/{name}/_delta_log/{0:020}.json"])
+        fields = Schema([Field("value", PrimitiveType("string"))])
+        with contextlib.suppress(DeltaError):  # it is there, or another writer was first; if not, reading it says what is wrong
+            DeltaTable.create(uri, fields, description=value, storage_options=self._options or None, commit_properties=_once())
+            self._store.sync([f"pins/{name}/_delta_log/{0:020}.json"])
         with self._delta_errors(uri):
             return str(DeltaTable(uri, storage_options=self._options or None).metadata().description)
+
+    def pinned(self, name: str) -> str | None:
+        """The value of a pin, or None where nobody fixed it yet."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        uri = self._store.uri(f"pins/{_checked_name(name, 'pins')}")
+        with self._delta_errors(uri):
+            try:
+                return str(DeltaTable(uri, storage_options=self._options or None).metadata().description)
+            except TableNotFoundError:
+                return None
 
     # Maintenance: none of it changes what a partition holds, except restore
 
@@ -356,9 +371,15 @@ class Lake:
             raise PermanentError(f"a retention of {retention_hours} hours", where=table.name, remedy="give 0 or more")
         handle = self._open(table)
         with self._delta_errors(table.name):
-            replaced = handle.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False)
-            unnamed = handle.vacuum(max(retention_hours, STAGED_HOURS), dry_run=dry_run, enforce_retention_duration=False, full=True)
-        return sorted({*replaced, *unnamed})
+            # Only a full vacuum lists what no version ever named, and it lists nothing younger than it is told.
+            replaced = handle.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False)
+            unnamed = handle.vacuum(max(retention_hours, STAGED_HOURS), dry_run=True, enforce_retention_duration=False, full=True)
+        current = {file.name for file in self.files(table)}
+        names = self._present(table, sorted({*replaced, *unnamed} - current))
+        if not dry_run:
+            # Not by delta-rs: it writes two versions for it, which conflict with every writer at work.
+            self._store.delete(f"{table.name}/{name}" for name in names)
+        return names
 
     def restore(self, table: Table, version: int) -> None:
         """Make a new version that holds, in every partition, what `version` held.
@@ -367,13 +388,11 @@ class Lake:
             PermanentError: there is no such version.
             MissingObjectError: vacuum deleted files that it needs.
         """
-        from deltalake import CommitProperties
-
         newest = self._open(table).version()
         if not 0 <= version <= newest:
             raise PermanentError(f"there is no version {version}", where=table.name, remedy=f"choose one from 0 to {newest}")
         if version < newest:
-            self._maintain(table, lambda handle: handle.restore(version, commit_properties=CommitProperties(max_commit_retries=0)))
+            self._maintain(table, lambda handle: handle.restore(version, commit_properties=_once()))
 
     def checkpoint(self, table: Table) -> None:
         """Write a checkpoint of the log, which makes opening the table faster."""
@@ -411,7 +430,10 @@ class Lake:
             uri = self._store.uri(table.name)
             configuration = {"delta.dataSkippingStatsColumns": ",".join(stats_columns(table))}
             with contextlib.suppress(DeltaError):  # another writer was first; if not, opening it says what is wrong
-                DeltaTable.create(uri, schema, partition_by=partition_by, configuration=configuration, storage_options=self._options or None)
+                options = self._options or None
+                DeltaTable.create(
+                    uri, schema, partition_by=partition_by, configuration=configuration, storage_options=options, commit_properties=_once()
+                )
                 self._sync_log(table, 0)
             handle = self._open(table)
         if handle.schema() != schema:
@@ -502,15 +524,15 @@ class Lake:
         metadata: Mapping[str, str],
     ) -> None:
         """Commit exactly the version after the handle's; CommitFailedError where another writer has it."""
-        from deltalake import CommitProperties
         from deltalake.transaction import AddAction, RemoveAction
 
         now = int(time.time() * 1000)
         added = [AddAction(file.path, file.size, dict(values), now, True, file.stats) for file in files]
         removed = [RemoveAction(file.name, True, now, file.size, {table.partition_by[0]: file.key, CONTENT_COLUMN: file.digest}) for file in standing]
-        once = CommitProperties(custom_metadata={"blyan": dict(metadata)}, max_commit_retries=0)
         # Not mode="overwrite": its filter, were it ever lost, would be the whole table.
-        handle.create_write_transaction([*added, *removed], "append", handle.schema(), handle.metadata().partition_columns, commit_properties=once)
+        handle.create_write_transaction(
+            [*added, *removed], "append", handle.schema(), handle.metadata().partition_columns, commit_properties=_once(metadata)
+        )
         self._sync_log(table, handle.version() + 1)
 
     def _maintain(self, table: Table, operation: Callable[[DeltaTable], object]) -> None:
@@ -550,14 +572,20 @@ class Lake:
 
     # Files
 
+    def _present(self, table: Table, names: Sequence[str]) -> list[str]:
+        """The files that are in the store: the log remembers deleted ones for a week."""
+        sizes = self._store.sizes([f"{table.name}/{name}" for name in names])
+        return [name for name, size in zip(names, sizes, strict=True) if size is not None]
+
     def _check_staged(self, table: Table, key: str, files: Sequence[StagedFile]) -> None:
         if not files:
             raise PermanentError("nothing was staged", where=f"{table.name} {key}", remedy="stage the partition, without rows if it has none")
-        for file in files:
+        sizes = self._store.sizes([f"{table.name}/{file.path}" for file in files])
+        for file, size in zip(files, sizes, strict=True):
             where = self._store.uri(f"{table.name}/{file.path}")
             if file.staged_at < time.time() - (STAGED_HOURS - 1) * 3600:
                 raise TransientError(f"it was staged {STAGED_HOURS - 1} hours ago; vacuum may delete it", where=where, remedy="stage it again")
-            if self._store.size(f"{table.name}/{file.path}") != file.size:
+            if size != file.size:
                 raise MissingObjectError("a staged file is not there as it was written", where=where, remedy="stage it again")
 
     def _read_file(
@@ -638,6 +666,13 @@ def _by_key(rows: pa.Table, logical_key: Sequence[str]) -> dict[tuple[Any, ...],
 
 def _blob_name(digest: str) -> str:
     return f"blobs/sha256/{digest[:2]}/{digest[2:4]}/{digest}"
+
+
+def _once(metadata: Mapping[str, str] | None = None) -> Any:
+    """One version number, tried once: delta-rs would try the next ones, and even create an existing table anew as its version 1."""
+    from deltalake import CommitProperties
+
+    return CommitProperties(custom_metadata={"blyan": dict(metadata or {})}, max_commit_retries=0)
 
 
 def _zstd() -> Any:

@@ -110,9 +110,11 @@ class Stage:
     def abort(self) -> None:
         """Delete everything that was staged."""
         if self._upload is not None:
+            self._writer.is_open = False  # or it would write a footer when it is collected
             self._upload.abort()
             self._upload = None
         self._store.delete(f"{self._table.name}/{file.path}" for file in self._files)
+        self._files, self._group, self._units = [], [], {}
 
     def __enter__(self) -> Stage:
         return self
@@ -130,7 +132,7 @@ class Stage:
     def _write_group(self) -> None:
         if not self._group:
             return
-        rows = self._group[0] if len(self._group) == 1 else _joined(self._group)
+        rows = self._group[0] if len(self._group) == 1 else joined(self._group)
         self._group = []
         upload = self._upload or self._begin(rows.schema)
         if rows.schema != self._writer.schema:
@@ -210,6 +212,8 @@ def conform(table: Table, rows: pa.Table, *, where: str) -> pa.Table:
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 what = f"column {declared.name} does not convert to {declared.type}: {error}"
                 raise PermanentError(what, where=where, remedy="give the type that blyan.schemas declares") from error
+        if pa.types.is_dictionary(values.type) and any(chunk.dictionary.null_count for chunk in values.chunks):
+            values = values.cast(declared.type)  # nulls inside a dictionary are not counted, and Parquet does not take them
         if not declared.nullable and values.null_count:
             what = f"column {declared.name} is null in {values.null_count} rows and may not be"
             raise PermanentError(what, where=where, remedy="give every row a value")
@@ -230,7 +234,7 @@ def stats_columns(table: Table) -> list[str]:
     return ([slot] if slot else []) + [column.name for column in table.columns if pa.types.is_timestamp(column.type)]
 
 
-def _joined(group: list[pa.Table]) -> pa.Table:
+def joined(group: list[pa.Table]) -> pa.Table:
     """One table of single-chunk columns, so that each dictionary is one and the writer keeps it."""
     schema = group[0].schema
     return pa.concat_tables([rows if rows.schema == schema else rows.cast(schema) for rows in group]).combine_chunks()

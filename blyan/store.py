@@ -11,7 +11,8 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from blyan.errors import BlyanError, MissingObjectError, PermanentError, Setting
 
 UNFINISHED = ".unfinished"
 """Suffix of a local file that is still being written; no reader's pattern matches it."""
+
+DELETES = 8
+"""Deletions in flight at once."""
 
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|storagefull|os error (28|122|27)\b", re.IGNORECASE)
 _MISSING = re.compile(r"not ?found|no such file|nosuchkey|nosuchbucket|missing file", re.IGNORECASE)
@@ -96,9 +100,13 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Bytes in the object, or None where there is none."""
-        with errors_of(self.uri(name)):
-            info = self.files.get_file_info(self.path(name))
-        return info.size if info.type == fs.FileType.File else None
+        return self.sizes([name])[0]
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Bytes in each object, or None where there is none; asked side by side."""
+        with errors_of(self.root):
+            found = self.files.get_file_info([self.path(name) for name in names])
+        return [info.size if info.type == fs.FileType.File else None for info in found]
 
     def get(self, name: str) -> bytes:
         """The whole object.
@@ -119,10 +127,14 @@ class Store:
             upload.stream.write(data)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those already gone do not matter."""
-        for name in names:
-            with contextlib.suppress(MissingObjectError), errors_of(self.uri(name)):
-                self.files.delete_file(self.path(name))
+        """Delete objects, side by side; those already gone do not matter."""
+        with ThreadPoolExecutor(DELETES) as pool:
+            for _ in pool.map(self._delete, list(names)):
+                pass
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(MissingObjectError), errors_of(self.uri(name)):
+            self.files.delete_file(self.path(name))
 
     def sync(self, names: Iterable[str]) -> None:
         """Make files that another library wrote survive a loss of power. Object stores need nothing."""
@@ -203,14 +215,14 @@ def meaning_of(error: Exception, where: str) -> BlyanError:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(text):
         return StoreFullError("the store is full; nothing was committed", where=where, remedy="free space or move BLYAN_LAKE, then run it again")
+    if isinstance(error, ValueError) or _DAMAGED.search(text):
+        return PermanentError(f"the file is damaged: {text}", where=where, remedy="write its partition again, or restore the file from a backup")
     if isinstance(error, FileNotFoundError) or _MISSING.search(text):
         return MissingObjectError(
             "the object is not in the store", where=where, remedy="write its partition again, or restore the file from a backup"
         )
     if isinstance(error, PermissionError) or _REFUSED.search(text):
         return PermanentError(f"the store refused: {text}", where=where, remedy="check the permissions and BLYAN_DELTA_OPTIONS, BLYAN_FILE_OPTIONS")
-    if isinstance(error, ValueError) or _DAMAGED.search(text):
-        return PermanentError(f"the file is damaged: {text}", where=where, remedy="write its partition again, or restore the file from a backup")
     if not isinstance(error, OSError):  # delta-rs raises OSError for what its store did, and DeltaError for the rest
         return PermanentError(f"the table refused: {text}", where=where, remedy="read the message; trying again gives the same")
     return TransientError(f"the store failed: {text}", where=where, remedy="run it again; if it stays, check the store")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gmpy2
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _GMP_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv"
@@ -21,6 +22,8 @@ def encode(data: bytes) -> str:
     """Base58 text of the bytes."""
     if len(data) == 32:
         return str(Pubkey.from_bytes(data))
+    if len(data) == 64:
+        return str(Signature.from_bytes(data))
     zeros = len(data) - len(data.lstrip(b"\0"))
     if zeros == len(data):
         return "1" * zeros
@@ -37,7 +40,7 @@ def decode(text: str) -> bytes:
     zeros = len(text) - len(stripped)
     if not stripped:
         return b"\0" * zeros
-    if stripped.isalnum() and stripped.isascii():
+    if stripped.isalnum():
         number = gmpy2.mpz(stripped.translate(_TO_GMP), 58)
         return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)
     raise ValueError(f"not base58: {text[:40]!r}")

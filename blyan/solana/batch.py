@@ -30,9 +30,11 @@ from blyan.solana.columns import (
     positions,
     repeat_index,
     strings,
+    take,
     texts,
+    values_of,
 )
-from blyan.solana.decode import Block, Kind, LoadedAddresses, Message, Meta, Transaction, Wire
+from blyan.solana.decode import UNTOLD, Block, Kind, LoadedAddresses, Message, Meta, Transaction, Wire
 
 MAX_ACCOUNTS = 256
 """Accounts a transaction can name: instructions index them with one byte."""
@@ -100,6 +102,7 @@ class Batch:
         block_of: the block of each transaction, as a position in `blocks`.
         index: position of each transaction in its block.
         no_meta: True for transactions whose metadata was not recorded.
+        untold: True for those whose version the source does not tell; `versioned` for those of version 0.
     """
 
     blocks: Sequence[Block]
@@ -114,6 +117,8 @@ class Batch:
     signature_counts: Ints
     first_signature: pa.StringArray
     accounts: Accounts
+    untold: Mask
+    versioned: Mask
 
     def __len__(self) -> int:
         return len(self.transactions)
@@ -122,11 +127,6 @@ class Batch:
     def code_of(self) -> dict[str, int]:
         """Code of each account."""
         return {key: code for code, key in enumerate(self.accounts.pool.to_pylist())}
-
-    @cached_property
-    def versions(self) -> list[int | str | None]:
-        """Version of each transaction; the empty text where the source cannot tell."""
-        return [transaction.version for transaction in self.transactions]
 
     @cached_property
     def _block_columns(self) -> tuple[Ints, pa.Array, Mask, pa.Array]:
@@ -145,7 +145,7 @@ class Batch:
         return {
             "block_slot": counts_column(slots[block_of]),
             "block_hash": coded(block_of, hashes, no_hash[block_of] if no_hash.any() else None),
-            "block_timestamp": times.take(pa.array(block_of)),
+            "block_timestamp": take(times, block_of),
         }
 
     def identity(self, transaction_of: Ints) -> dict[str, pa.Array]:
@@ -177,8 +177,9 @@ def batch_of(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]) -> Ba
     # 64 bytes are 64 to 88 characters of base58.
     if lengths.min() < 64 or lengths.max() > 88:
         raise BadRecordError("a signature is not 64 bytes of base58", reason="missing_signature")
-    for version in {transaction.version for transaction in transactions}:
-        if version not in (None, 0, "legacy", ""):
+    versions = [transaction.version for transaction in transactions]
+    for version in set(versions):
+        if version not in (None, 0, "legacy", UNTOLD):
             raise BadRecordError(f"transaction version {version!r} is not known", reason="unknown_version")
     kind = blocks[0].kind
     accounts = _parsed_accounts(wires) if kind is Kind.PARSED else _compiled_accounts(wires, metas, kind, signature_counts)
@@ -195,8 +196,10 @@ def batch_of(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]) -> Ba
         no_meta=np.array([transaction.meta is None for transaction in transactions], np.bool_),
         signatures=signatures,
         signature_counts=signature_counts,
-        first_signature=signatures.take(pa.array(offsets_of(signature_counts)[:-1])),
+        first_signature=take(signatures, offsets_of(signature_counts)[:-1]),
         accounts=accounts,
+        untold=np.array([version == UNTOLD for version in versions], np.bool_) if UNTOLD in versions else np.zeros(len(rows), np.bool_),
+        versioned=np.array([version == 0 for version in versions], np.bool_) if 0 in versions else np.zeros(len(rows), np.bool_),
     )
 
 
@@ -230,7 +233,7 @@ def _parsed_accounts(wires: list[Wire]) -> Accounts:
             if wire.message and wire.message.address_table_lookups:
                 loaded_writable[at] = numbers([table.writable_indexes for table in wire.message.address_table_lookups])[1].sum()
     return Accounts(
-        pool.dictionary, pool.indices.to_numpy(), counts, signer, writable, static_counts, loaded_writable, counts - static_counts - loaded_writable
+        pool.dictionary, values_of(pool.indices), counts, signer, writable, static_counts, loaded_writable, counts - static_counts - loaded_writable
     )
 
 
@@ -243,7 +246,7 @@ def _compiled_accounts(wires: list[Wire], metas: list[Meta], kind: Kind, signatu
         static_counts = np.array([len(blob) for blob in blobs], np.int64) // 32
         joined = pa.py_buffer(b"".join(blobs))
         static = pa.Array.from_buffers(pa.binary(32), joined.size // 32, [None, joined]).dictionary_encode()
-        distinct, static_codes = strings([base58.encode(key) for key in static.dictionary.to_pylist()]), static.indices.to_numpy()
+        distinct, static_codes = strings([base58.encode(key) for key in static.dictionary.to_pylist()]), values_of(static.indices)
     else:
         distinct, static_counts = texts([message.account_keys for message in messages])
         static_codes = np.arange(len(distinct), dtype=np.int32)
@@ -252,14 +255,14 @@ def _compiled_accounts(wires: list[Wire], metas: list[Meta], kind: Kind, signatu
         writable_keys, writable_counts = texts([item.writable for item in loaded])
         readonly_keys, readonly_counts = texts([item.readonly for item in loaded])
         pool = pa.concat_arrays([distinct, writable_keys, readonly_keys]).dictionary_encode()
-        of_all = pool.indices.to_numpy()
+        of_all = values_of(pool.indices)
         first, second = len(distinct), len(distinct) + len(writable_keys)
         codes, counts = interleave(
             [(of_all[:first][static_codes], static_counts), (of_all[first:second], writable_counts), (of_all[second:], readonly_counts)]
         )
     else:
         pool = distinct.dictionary_encode()
-        codes, counts = pool.indices.to_numpy()[static_codes], static_counts
+        codes, counts = values_of(pool.indices)[static_codes], static_counts
     headers = np.array(
         [
             number

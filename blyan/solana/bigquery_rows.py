@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from blyan.errors import BadRecordError
 from blyan.solana.decode import (
+    UNTOLD,
     BadTransaction,
     Block,
     InnerInstructions,
@@ -29,9 +30,6 @@ from blyan.solana.decode import (
     UiTokenAmount,
     Wire,
 )
-
-UNKNOWN_VERSION = ""
-"""The version of a transaction whose source does not tell it."""
 
 
 class _Account(Struct, gc=False):
@@ -194,7 +192,7 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
             compute_units_consumed=_integer(row.compute_units_consumed),
         )
     wire = Wire(Raw(msgspec.json.encode([row.signature])), message)
-    return Transaction(wire, meta, UNKNOWN_VERSION, index=at if row.index is None else row.index)
+    return Transaction(wire, meta, UNTOLD, index=at if row.index is None else row.index)
 
 
 def _numbers(values: Iterable[str | None]) -> Raw:

@@ -23,6 +23,9 @@ from blyan.errors import BadRecordError
 from blyan.solana import base58
 from blyan.solana.sources import Format
 
+UNTOLD = ""
+"""The version of a transaction whose source does not tell it (BigQuery)."""
+
 EMPTY = Raw(b"[]")
 NOTHING = Raw(b"")
 
@@ -413,7 +416,7 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
         ValueError: it is cut short, too long, or of a version that does not exist.
     """
     count, at = _short(data, 0)
-    signatures = [base58.encode(data[at + 64 * i : at + 64 * i + 64]) for i in range(count)]
+    signatures = [base58.encode(data[start : start + 64]) for start in range(at, at + 64 * count, 64)]
     at += 64 * count
     version = None
     if data[at] & 0x80:
@@ -429,10 +432,11 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
     count, at = _short(data, at + 32)
     instructions = []
     for _ in range(count):
-        program = data[at]
-        size, at = _short(data, at + 1)
+        program, size = data[at], data[at + 1]
+        size, at = (size, at + 2) if size < 0x80 else _short(data, at + 1)
         accounts = data[at : at + size]
-        size, at = _short(data, at + size)
+        at += size
+        size, at = (data[at], at + 1) if data[at] < 0x80 else _short(data, at)
         instructions.append(Instruction(data[at : at + size], accounts, program))  # type: ignore[arg-type]
         at += size
     lookups = None
@@ -440,17 +444,21 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
         count, at = _short(data, at)
         lookups = []
         for _ in range(count):
-            table = data[at : at + 32]
+            table = base58.encode(data[at : at + 32])
             size, at = _short(data, at + 32)
-            writable = list(data[at : at + size])
+            writable = data[at : at + size]
             size, at = _short(data, at + size)
-            readonly = list(data[at : at + size])
+            lookups.append(Lookup(table, _indexes(writable), _indexes(data[at : at + size])))
             at += size
-            lookups.append(Lookup(base58.encode(table), Raw(msgspec.json.encode(writable)), Raw(msgspec.json.encode(readonly))))
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, but its lengths add up to {at}")
     message = Message(keys, instructions, base58.encode(blockhash), header, lookups)  # type: ignore[arg-type]
-    return Wire(Raw(msgspec.json.encode(signatures)), message), version
+    return Wire(Raw(('["' + '","'.join(signatures) + '"]').encode() if signatures else b"[]"), message), version
+
+
+def _indexes(data: bytes) -> Raw:
+    """Bytes as a JSON array of integers."""
+    return Raw(str(list(data)).encode())
 
 
 def _short(data: bytes, at: int) -> tuple[int, int]:

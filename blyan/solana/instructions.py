@@ -108,102 +108,94 @@ class Templates:
         return len(self.counts)
 
     def add(self, decoded: programs.Decoded) -> int:
-        """Keep one decoded instruction; its number. Accounts are positions, or codes from `KEY` on."""
-        number = len(self)
-        literals = self.literals
-        values = [
-            literals.setdefault(value, len(literals)) if isinstance(value, str) else _account(value) for _, value in decoded.params
-        ]
-        self._extend(decoded.program, decoded.type, [name for name, _ in decoded.params], [values], dict(decoded.params), text=decoded.text)
-        kind = _MOVES.get((decoded.program, decoded.type or ""))
-        if kind is not None:
-            self._move(kind, dict(decoded.params), number, [dict(decoded.params)])
-        params = dict(decoded.params)
-        if decoded.program == "compute-budget":
-            self._budget(decoded.type or "", number, {name: [str(value)] for name, value in params.items()})
-        return number
+        """Keep one decoded instruction; its number. Accounts are positions."""
+        columns = [[self.literal(value)] if isinstance(value, str) else [~value] for _, value in decoded.params]  # type: ignore[operator]
+        texts_of = {name: [value] for name, value in decoded.params if isinstance(value, str)}
+        return self.add_group(decoded.program, decoded.type, [name for name, _ in decoded.params], columns, texts_of, text=decoded.text)
 
-    def add_shape(self, shape: programs.Shape, columns: list[list[str]], size: int) -> int:
+    def add_shape(self, shape: programs.Shape, fields: list[list[str]], size: int) -> int:
         """Keep `size` instructions of one shape, given the JSON texts of their data by field; the first one's number."""
-        number = len(self)
         literals = self.literals
-        fields = [[literals.setdefault(text, len(literals)) for text in column] for column in columns]
-        sources = [[~source] * size if source >= 0 else fields[~source] for source in shape.sources]
-        rows = list(zip(*sources, strict=True)) if sources else [()] * size
-        accounts: dict[str, programs.Value] = {name: source for name, source in zip(shape.names, shape.sources, strict=True) if source >= 0}
-        self._extend(shape.program, shape.type, shape.names, rows, accounts)
-        kind = _MOVES.get((shape.program, shape.type))
-        by_name = {name: columns[~source] for name, source in zip(shape.names, shape.sources, strict=True) if source < 0}
-        if kind is not None:
-            texts_of = [dict(zip(by_name, row, strict=True)) for row in zip(*by_name.values(), strict=True)]
-            self._move(kind, accounts, number, texts_of)
-        if shape.program == "compute-budget":
-            self._budget(shape.type, number, by_name)
-        return number
+        numbers_of = [[literals.setdefault(text, len(literals)) for text in field] for field in fields]
+        columns = [[~source] * size if source >= 0 else numbers_of[~source] for source in shape.sources]
+        texts_of = {name: fields[~source] for name, source in zip(shape.names, shape.sources, strict=True) if source < 0}
+        return self.add_group(shape.program, shape.type, shape.names, columns, texts_of, size=size)
 
-    def _extend(
+    def literal(self, text: str) -> int:
+        """The number of a literal."""
+        return self.literals.setdefault(text, len(self.literals))
+
+    def add_group(
         self,
         program: str,
         type_: str | None,
         names: Sequence[str],
-        rows: Sequence[Sequence[int]],
-        accounts: dict[str, programs.Value],
+        columns: list[list[int]],
+        texts_of: dict[str, list[str]],
         *,
+        size: int = 1,
         text: str | None = None,
-    ) -> None:
-        size = len(rows)
-        known = self.names
+    ) -> int:
+        """Keep `size` instructions of one type with the same parameters; the first one's number.
+
+        Args:
+            program: name of the program.
+            type_: name of the instruction; None for a memo.
+            names: parameters in the order of their names.
+            columns: template values of each parameter, a list of `size` each.
+            texts_of: JSON texts of the parameters that are literals, by name.
+            size: how many.
+            text: what the memo says.
+        """
+        number, known = len(self), self.names
         self.program += [program] * size
         self.type += [type_] * size
         self.text += [text] * size
         self.counts += [len(names)] * size
         self.keys += [known.setdefault(name, len(known)) for name in names] * size
-        self.values += chain.from_iterable(rows)
+        self.values += chain.from_iterable(zip(*columns, strict=True))
         self.move += [-1] * size
-        starts = program == "spl-token" and type_ in _INITIALISE
-        self.started += [(_role(accounts, ("account",)), _role(accounts, ("mint",))) if starts else None] * size
+        self.started += [None] * size
         self.limit += [-1] * size
         self.price += [-1] * size
+        by_name = dict(zip(names, columns, strict=True))
+        kind = _MOVES.get((program, type_ or ""))
+        if kind is not None:
+            self._moves_of(kind, number, size, by_name, texts_of)
+        elif type_ in _INITIALISE and program == "spl-token":
+            self.started[number:] = zip(_role(by_name, ("account",), size), _role(by_name, ("mint",), size), strict=True)
+        elif program == "compute-budget":
+            column, name = (self.price, "microLamports") if type_ == "setComputeUnitPrice" else (self.limit, "units")
+            if name in texts_of:
+                column[number:] = map(int, texts_of[name])
+        return number
 
-    def _move(self, kind: str, accounts: dict[str, programs.Value], number: int, rows: Sequence[dict[str, programs.Value]]) -> None:
-        roles = tuple(_role(accounts, names) for names in _ROLES[kind])
+    def _moves_of(self, kind: str, number: int, size: int, by_name: dict[str, list[int]], texts_of: dict[str, list[str]]) -> None:
         moves = self.moves
-        for at, row in enumerate(rows):
-            amount, places, fee = row.get("lamports", row.get("amount")), -1, -1
-            if "tokenAmount" in row:
-                amount, places = _exact(row["tokenAmount"])
-            if "feeAmount" in row:
-                fee = _exact(row["feeAmount"])[0]
-            self.move[number + at] = len(moves.kind)
-            moves.kind.append(kind)
-            moves.roles.append(roles)  # type: ignore[arg-type]
-            moves.value.append(amount if isinstance(amount, int) else int(str(amount).strip('"')))
-            moves.decimals.append(places)
-            moves.fee.append(fee)
-
-    def _budget(self, type_: str, number: int, by_name: dict[str, list[str]]) -> None:
-        column, name = (self.price, "microLamports") if type_ == "setComputeUnitPrice" else (self.limit, "units")
-        if name in by_name and type_ in ("setComputeUnitPrice", "setComputeUnitLimit", "requestUnits"):
-            values = by_name[name]
-            column[number : number + len(values)] = map(int, values)
+        self.move[number:] = range(len(moves.kind), len(moves.kind) + size)
+        moves.kind += [kind] * size
+        moves.roles += zip(*(_role(by_name, names, size) for names in _ROLES[kind]), strict=True)  # type: ignore[arg-type]
+        if "tokenAmount" in texts_of:
+            amounts = [_exact(amount) for amount in texts_of["tokenAmount"]]
+            moves.value += [amount for amount, _ in amounts]
+            moves.decimals += [places for _, places in amounts]
+        else:
+            moves.value += [int(amount.strip('"')) for amount in texts_of["lamports" if "lamports" in texts_of else "amount"]]
+            moves.decimals += [-1] * size
+        moves.fee += [_exact(fee)[0] for fee in texts_of["feeAmount"]] if "feeAmount" in texts_of else [-1] * size
 
 
-def _account(value: programs.Value) -> int:
-    """The template value of an account's position or code."""
-    return value if value >= KEY else ~value  # type: ignore[operator, return-value]
-
-
-def _role(accounts: dict[str, programs.Value], names: tuple[str, ...]) -> int:
+def _role(by_name: dict[str, list[int]], names: tuple[str, ...], size: int) -> list[int]:
+    """Template values of the first account of these names that the instructions have."""
     for name in names:
-        value = accounts.get(name)
-        if isinstance(value, int):
-            return _account(value)
-    return NOBODY
+        if name in by_name:
+            return [value if value < 0 or value >= KEY else NOBODY for value in by_name[name]]
+    return [NOBODY] * size
 
 
-def _exact(value: programs.Value) -> tuple[int, int]:
+def _exact(text: str) -> tuple[int, int]:
     """Amount and decimals of a token amount's JSON."""
-    content = msgspec.json.decode(str(value))
+    content = msgspec.json.decode(text)
     return int(content["amount"]), content["decimals"]
 
 
@@ -422,12 +414,21 @@ def _decode_each(batch: Batch, instructions: Instructions, rows: Ints, decoded: 
 
 
 def _keep_parsed(batch: Batch, instructions: Instructions, ordered: list[Instruction]) -> None:
-    """Instructions that the source parsed: templates of their own, account names as codes."""
-    key_of = {f'"{key}"': KEY + code for key, code in batch.code_of.items()}
-    canonical: dict[bytes, str] = {}
-    for row, item in enumerate(ordered):
-        if item.parsed:
-            instructions.template_of[row] = instructions.templates.add(read_parsed(item.program, item.program_id, item.parsed, key_of, canonical))
+    """Instructions that the source parsed, grouped by type: account names become codes."""
+    rows = [row for row, item in enumerate(ordered) if item.parsed]
+    keys = {f'"{key}"'.encode(): KEY + code for key, code in batch.code_of.items()}
+    templates = instructions.templates
+    for group in read_parsed([(ordered[row].program, ordered[row].parsed) for row in rows]):
+        columns, texts_of = [], {}
+        for name, column in zip(group.names, group.columns, strict=True):
+            codes = list(map(keys.get, column))
+            if None in codes:
+                texts_of[name] = [text.decode() for text in column]
+                codes = [templates.literal(text) if code is None else code for code, text in zip(codes, texts_of[name], strict=True)]
+            columns.append(codes)
+        size = len(group.members)
+        number = templates.add_group(group.program, group.type, group.names, columns, texts_of, size=size, text=group.text)  # type: ignore[arg-type]
+        instructions.template_of[[rows[member] for member in group.members]] = np.arange(number, number + size)
 
 
 def template_text(values: list[str | None] | list[str], template_of: Ints) -> pa.DictionaryArray:

@@ -40,8 +40,9 @@ from blyan.solana.columns import (
     repeat_index,
     strings,
     structs,
+    take,
 )
-from blyan.solana.decode import BadTransaction, Block, Kind, Meta, TokenBalance, Transaction, Wire
+from blyan.solana.decode import BadTransaction, Block, Lookup, Meta, Transaction, Wire
 from blyan.solana.instructions import KEY, NOBODY, Instructions, data_column, instructions_of, params_column, template_text
 from blyan.solana.transaction_error import describe
 
@@ -208,9 +209,17 @@ def _balances(batch: Batch) -> _Balances:
 
 
 @dataclass(slots=True)
-class _TokenSide:
-    """Token balances before, or after, flat. Mints and owners are codes."""
+class _TokenBalances:
+    """Token balances, flat: those before, of all transactions, and then those after.
 
+    Attributes:
+        pool: the accounts' own, and after them mints and owners that are no account; `mint` and `owner` index it.
+        counts, absent: balances of each transaction before, then after; absent where they were not recorded.
+        split: where those after begin.
+    """
+
+    pool: pa.StringArray
+    code_of: dict[str, int]
     transaction_of: Ints
     counts: Ints
     absent: Mask
@@ -220,62 +229,53 @@ class _TokenSide:
     no_owner: Mask
     amount: U64
     decimals: Ints
+    split: int
 
-
-@dataclass(slots=True)
-class _TokenBalances:
-    """Token balances on both sides; `pool` is the accounts' own, and after them mints and owners that are no account."""
-
-    pool: pa.StringArray
-    pre: _TokenSide
-    post: _TokenSide
-    code_of: dict[str, int]
+    def columns(self) -> dict[str, pa.ListArray]:
+        """The two columns of `transactions`."""
+        values = structs(
+            account_index=counts_column(self.account_index),
+            mint=coded(self.mint, self.pool),
+            owner=coded(self.owner, self.pool, self.no_owner),
+            amount=decimals(self.amount),
+            decimals=counts_column(self.decimals),
+        )
+        both, size = lists(self.counts, values, self.absent), len(self.counts) // 2
+        return {"pre_token_balances": both[:size], "post_token_balances": both[size:]}
 
 
 def _token_balances(batch: Batch) -> _TokenBalances:
-    code_of = dict(batch.code_of)
-    pre = _token_side(batch, [meta.pre_token_balances for meta in batch.metas], code_of)
-    post = _token_side(batch, [meta.post_token_balances for meta in batch.metas], code_of)
-    pool = batch.accounts.pool
-    if len(code_of) > len(pool):
-        pool = pa.concat_arrays([pool, strings(list(code_of)[len(pool) :])])
-    return _TokenBalances(pool, pre, post, code_of)
-
-
-def _token_side(batch: Batch, each: list[list[TokenBalance] | None], code_of: dict[str, int]) -> _TokenSide:
+    each = [meta.pre_token_balances for meta in batch.metas] + [meta.post_token_balances for meta in batch.metas]
     flat = list(chain.from_iterable([item for item in each if item]))
     counts = np.array([len(item) if item else 0 for item in each], np.int64)
     amounts = [item.ui_token_amount.amount for item in flat]
-    values, lengths = numbers([" ".join(amounts).encode()])
+    values, lengths = numbers([f"[{','.join(amounts)}]".encode()])
     if lengths.sum() != len(flat) or not all(amounts):
         raise BadRecordError("a token amount is not an integer", reason="not_integers")
-    owners = [item.owner for item in flat]
-    transaction_of = repeat_index(counts)
+    transaction_of = repeat_index(counts) % len(batch)
     account_index = np.array([item.account_index for item in flat], np.int64)
     if ((account_index < 0) | (account_index >= batch.accounts.counts[transaction_of])).any():
         raise BadRecordError("a token balance names an account outside the accounts", reason="account_index")
-    return _TokenSide(
+    code_of = dict(batch.code_of)
+    mint = np.array([code_of.setdefault(item.mint, len(code_of)) for item in flat], np.int32)
+    owner = np.array([code_of.setdefault(item.owner or "", len(code_of)) for item in flat], np.int32)
+    pool = batch.accounts.pool
+    if len(code_of) > len(pool):
+        pool = pa.concat_arrays([pool, strings(list(code_of)[len(pool) :])])
+    return _TokenBalances(
+        pool=pool,
+        code_of=code_of,
         transaction_of=transaction_of,
         counts=counts,
         absent=np.array([item is None for item in each], np.bool_),
         account_index=account_index,
-        mint=np.array([code_of.setdefault(item.mint, len(code_of)) for item in flat], np.int32),
-        owner=np.array([0 if not owner else code_of.setdefault(owner, len(code_of)) for owner in owners], np.int32),
-        no_owner=np.array([not owner for owner in owners], np.bool_),
+        mint=mint,
+        owner=owner,
+        no_owner=owner == code_of.get("", -1),
         amount=values,
         decimals=np.array([item.ui_token_amount.decimals for item in flat], np.int64),
+        split=int(counts[: len(batch)].sum()),
     )
-
-
-def _token_side_column(side: _TokenSide, pool: pa.StringArray) -> pa.ListArray:
-    values = structs(
-        account_index=counts_column(side.account_index),
-        mint=coded(side.mint, pool),
-        owner=coded(side.owner, pool, side.no_owner),
-        amount=decimals(side.amount),
-        decimals=counts_column(side.decimals),
-    )
-    return lists(side.counts, values, side.absent)
 
 
 def _fees(metas: list[Meta]) -> tuple[U64, Mask]:
@@ -291,7 +291,7 @@ def _transactions_columns(
     fees, no_fee = _fees(metas)
     account = coded(accounts.codes, accounts.pool)
     recorded = balances.counts == accounts.counts
-    balance_account = account if recorded.all() else account.filter(pa.array(np.repeat(recorded, accounts.counts)))
+    balance_account = account if recorded.all() else account.filter(flags(np.repeat(recorded, accounts.counts)))
     changes = structs(account=balance_account, before=decimals(balances.before), after=decimals(balances.after))
     logs = [meta.log_messages for meta in metas]
     log_counts = np.array([len(item) if item else 0 for item in logs], np.int64)
@@ -310,30 +310,27 @@ def _transactions_columns(
             "accounts": lists(accounts.counts, structs(pubkey=account, signer=flags(accounts.signer), writable=flags(accounts.writable))),
             "log_messages": lists(log_counts, strings(list(chain.from_iterable([item for item in logs if item]))), no_logs),
             "balance_changes": lists(balances.counts, changes, no_meta),
-            "pre_token_balances": _token_side_column(tokens.pre, tokens.pool),
-            "post_token_balances": _token_side_column(tokens.post, tokens.pool),
             "signatures": lists(batch.signature_counts, batch.signatures),
             "error_json": outcome.column(outcome.jsons),
             "cost_units": optional_counts([meta.cost_units for meta in metas]),
         }
-        | _version_columns(batch)
+        | tokens.columns()
+        | _version_columns(batch, full=instructions is not None)
         | _return_data_columns(metas)
         | _compute_columns(batch, instructions, fees, no_fee)
     )
 
 
-def _version_columns(batch: Batch) -> dict[str, pa.Array]:
+def _version_columns(batch: Batch, *, full: bool) -> dict[str, pa.Array]:
     """The version, the lookup tables it allows, and the accounts loaded from them."""
-    accounts = batch.accounts
-    untold = np.array([version == "" for version in batch.versions], np.bool_)
-    versioned = np.array([version == 0 for version in batch.versions], np.bool_)
+    accounts, untold, versioned = batch.accounts, batch.untold, batch.versioned
     writable_counts, readonly_counts = accounts.loaded_writable, accounts.loaded_readonly
     starts = accounts.starts + accounts.static_counts
     # A v0 transaction without metadata named tables, but what they held is not recorded.
     unknown = untold | (versioned & batch.no_meta & (writable_counts + readonly_counts == 0))
-    each = [wire.message.address_table_lookups if wire.message else None for wire in batch.wires]
-    flat = list(chain.from_iterable([item for item in each if item]))
-    counts = np.array([len(item) if item else 0 for item in each], np.int64)
+    each = [wire.message.address_table_lookups or () for wire in batch.wires] if versioned.any() and full else [()] * len(batch)  # type: ignore[union-attr]
+    flat: list[Lookup] = list(chain.from_iterable(each))
+    counts = np.array([len(item) for item in each], np.int64)
     writable, writable_indexes = numbers([item.writable_indexes for item in flat])
     readonly, readonly_indexes = numbers([item.readonly_indexes for item in flat])
     lookups = structs(
@@ -341,19 +338,20 @@ def _version_columns(batch: Batch) -> dict[str, pa.Array]:
         writable_indexes=lists(writable_indexes, counts_column(writable.astype(np.int64))),
         readonly_indexes=lists(readonly_indexes, counts_column(readonly.astype(np.int64))),
     )
-    no_message = np.array([wire.message is None for wire in batch.wires], np.bool_)
     return {
         "version": coded(versioned.astype(np.int32), strings(["legacy", "0"]), untold),
         "loaded_writable_addresses": lists(writable_counts, coded(accounts.codes[ragged(starts, writable_counts)], accounts.pool), unknown),
         "loaded_readonly_addresses": lists(
             readonly_counts, coded(accounts.codes[ragged(starts + writable_counts, readonly_counts)], accounts.pool), unknown
         ),
-        "address_table_lookups": lists(counts, lookups, untold | no_message),
+        "address_table_lookups": lists(counts, lookups, untold | (not full)),
     }
 
 
 def _return_data_columns(metas: list[Meta]) -> dict[str, pa.Array]:
     returned = [meta.return_data for meta in metas]
+    if not any(returned):
+        return {name: pa.nulls(len(metas), schemas.TEXT) for name in ("return_data_program_id", "return_data")}
     return {
         "return_data_program_id": strings([None if item is None else item.program_id for item in returned]),
         "return_data": strings([None if item is None else item.data[0] for item in returned]),
@@ -486,20 +484,16 @@ def _known_mints(
     if not (~native & ((mint < 0) | (places < 0))).any():
         return mint, places
     width = len(tokens.pool) + 1
-    both = (tokens.pre, tokens.post)
-    balance_owner = np.concatenate([side.transaction_of for side in both])
-    position = np.concatenate([side.account_index for side in both])
-    balance_mint = np.concatenate([side.mint for side in both]).astype(np.int64)
-    account = batch.accounts.codes[batch.accounts.starts[balance_owner] + position].astype(np.int64)
+    balance_owner = tokens.transaction_of
+    account = batch.accounts.codes[batch.accounts.starts[balance_owner] + tokens.account_index].astype(np.int64)
     started_owner, started_account, started_mint = _started(instructions)
     account_keys = np.concatenate([balance_owner * width + account, started_owner * width + started_account])
-    account_mints = np.concatenate([balance_mint, started_mint])
+    account_mints = np.concatenate([tokens.mint, started_mint])
     for side in sides:
         missing = ~native & (mint < 0) & (side >= 0)
         mint = np.where(missing, _look_up(owner * width + side, account_keys, account_mints), mint)
     missing = ~native & (places < 0) & (mint >= 0)
-    balance_places = np.concatenate([side.decimals for side in both])
-    places = np.where(missing, _look_up(owner * width + mint, balance_owner * width + balance_mint, balance_places), places)
+    places = np.where(missing, _look_up(owner * width + mint, balance_owner * width + tokens.mint, tokens.decimals), places)
     return mint, np.where((places < 0) & (mint == tokens.code_of.get(NATIVE_MINT, -2)), NATIVE_DECIMALS, places)
 
 
@@ -576,34 +570,31 @@ class _TokenChanges:
 
 def _token_changes(tokens: _TokenBalances) -> _TokenChanges:
     """An outer join of the two sides on (transaction, account, mint)."""
-    pre, post = tokens.pre, tokens.post
-    width = len(tokens.pool) + 1
-    pre_keys, post_keys = ((side.transaction_of * MAX_ACCOUNTS + side.account_index) * width + side.mint for side in (pre, post))
-    keys, inverse = np.unique(np.concatenate([pre_keys, post_keys]), return_inverse=True)
+    width, split = len(tokens.pool) + 1, tokens.split
+    every = (tokens.transaction_of * MAX_ACCOUNTS + tokens.account_index) * width + tokens.mint
+    keys, inverse = np.unique(every, return_inverse=True)
     at, then = np.full(len(keys), -1), np.full(len(keys), -1)
-    at[inverse[: len(pre_keys)]] = np.arange(len(pre_keys))
-    then[inverse[len(pre_keys) :]] = np.arange(len(post_keys))
-    if (at >= 0).sum() != len(pre_keys) or (then >= 0).sum() != len(post_keys):
+    at[inverse[:split]] = np.arange(split)
+    then[inverse[split:]] = np.arange(split, len(every))
+    if (at >= 0).sum() != split or (then >= 0).sum() != len(every) - split:
         raise BadRecordError("an account has two balances of one mint", reason="duplicate_token_balance")
-
-    def either(before_values: Codes | Ints | Mask, after_values: Codes | Ints | Mask) -> Codes | Ints | Mask:
-        # The one after matters; an account that was closed has only the one before. Position -1 reads the zero put last.
-        return np.where(then < 0, np.append(before_values, before_values.dtype.type(0))[at], np.append(after_values, after_values.dtype.type(0))[then])
-
-    before, after = np.append(pre.amount, np.uint64(0))[at], np.append(post.amount, np.uint64(0))[then]
-    keep = before != after
-    where = keys[keep] // width
+    # Position -1, of a balance that is absent, reads the zero put last.
+    amounts = np.append(tokens.amount, np.uint64(0))
+    keep = amounts[at] != amounts[then]
+    keys, at, then = keys[keep], at[keep], then[keep]
+    # The owner after is the one that matters; an account that was closed has only the one before.
+    known = np.where(then < 0, at, then)
     return _TokenChanges(
-        transaction_of=where // MAX_ACCOUNTS,
-        account_index=where % MAX_ACCOUNTS,
-        mint=keys[keep] % width,
-        before=before[keep],
-        no_before=(at < 0)[keep],
-        after=after[keep],
-        no_after=(then < 0)[keep],
-        owner=either(pre.owner, post.owner)[keep],
-        no_owner=either(pre.no_owner, post.no_owner)[keep],
-        decimals=either(pre.decimals, post.decimals)[keep],
+        transaction_of=keys // width // MAX_ACCOUNTS,
+        account_index=keys // width % MAX_ACCOUNTS,
+        mint=keys % width,
+        before=amounts[at],
+        no_before=at < 0,
+        after=amounts[then],
+        no_after=then < 0,
+        owner=tokens.owner[known],
+        no_owner=tokens.no_owner[known],
+        decimals=tokens.decimals[known],
     )
 
 
@@ -641,8 +632,8 @@ def _block_columns(blocks: Sequence[Block], counts: Ints) -> dict[str, pa.Array]
     slots = np.array([block.slot for block in blocks], np.int64)
     return {
         "block_slot": counts_column(slots[block_of]),
-        "block_hash": strings(hashes).take(pa.array(block_of)).dictionary_encode(),
-        "block_timestamp": timestamps([block.block_time for block in blocks]).take(pa.array(block_of)),
+        "block_hash": take(strings(hashes), block_of).dictionary_encode(),
+        "block_timestamp": take(timestamps([block.block_time for block in blocks]), block_of),
         "index": counts_column(positions(counts)),
     }
 

@@ -4,18 +4,19 @@ Belongs here: making the two agree to the letter. Does not belong here: decoding
 
 Rules, each so that every node and every source gives the same row: a token amount keeps `amount` and `decimals` only
 (nodes differ in the float beside them); `create` of an associated token account drops `rentSysvar` (nodes before 2022
-named it); parameters are in the order of their names; nested values are canonical JSON.
+named it); parameters are in the order of their names; values are canonical JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Raw
 
 from blyan.errors import BadRecordError
-from blyan.solana.programs import Decoded, Value, to_json, token_amount
+from blyan.solana.programs import to_json, token_amount
 
 
 class _Parsed(msgspec.Struct, gc=False):
@@ -23,53 +24,67 @@ class _Parsed(msgspec.Struct, gc=False):
     info: dict[str, Raw] | None = None
 
 
-_decode_parsed = msgspec.json.Decoder(_Parsed | str).decode
+_decode_all = msgspec.json.Decoder(list[_Parsed | str]).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-def read_parsed(program: str, program_id: str, raw: Raw, key_of: Mapping[str, int], canonical: dict[bytes, str]) -> Decoded:
-    """The instruction in a `parsed` field.
+@dataclass(slots=True)
+class Group:
+    """Parsed instructions of one type with the same parameters.
 
-    Args:
-        program: its name, as the source gives it.
-        program_id: its account.
-        raw: the JSON of the field: an object of `type` and `info`, or a memo's string.
-        key_of: an account's JSON text to the number that stands for it.
-        canonical: cache of nested values already put in canonical form.
+    Attributes:
+        text: a memo's text; such a group has no type, no parameters and one member.
+        members: positions among the instructions given.
+        columns: canonical JSON of each parameter, one list per name, one value per member.
+    """
+
+    program: str
+    type: str | None
+    text: str | None
+    names: list[str]
+    members: list[int] = field(default_factory=list)
+    columns: list[list[bytes]] = field(default_factory=list)
+
+
+def read_parsed(instructions: Sequence[tuple[str, Raw]]) -> list[Group]:
+    """Group the `parsed` fields of some instructions, given with the names of their programs.
 
     Raises:
-        BadRecordError: the field is neither.
+        BadRecordError: a field is neither an object of `type` and `info`, nor a memo's string.
     """
     try:
-        parsed = _decode_parsed(raw)
+        parsed = _decode_all(b"[" + b",".join([raw for _, raw in instructions]) + b"]")
     except msgspec.DecodeError as error:
-        raise BadRecordError(f"a parsed instruction of {program_id} cannot be read: {error}", reason="malformed_instruction") from error
-    if isinstance(parsed, str):
-        return Decoded(program, None, [], text=parsed)
-    return Decoded(program, parsed.type, read_params(program, parsed.type, parsed.info or {}, key_of, canonical))
+        raise BadRecordError(f"a parsed instruction cannot be read: {error}", reason="malformed_instruction") from error
+    groups: dict[tuple[object, ...], tuple[Group, list[dict[str, Raw]]]] = {}
+    for at, ((program, _), item) in enumerate(zip(instructions, parsed, strict=True)):
+        if isinstance(item, str):
+            groups[at,] = (Group(program, None, item, [], [at]), [])
+            continue
+        info = item.info or {}
+        key = (program, item.type, *info)
+        entry = groups.get(key)
+        if entry is None:
+            old_rent = program == "spl-associated-token-account" and item.type == "create"
+            names = sorted(name for name in info if not (old_rent and name == "rentSysvar"))
+            entry = groups[key] = (Group(program, item.type, None, names), [])
+        entry[0].members.append(at)
+        entry[1].append(info)
+    canonical: dict[bytes, bytes] = {}
+    for group, infos in groups.values():
+        group.columns = [_canonical([bytes(info[name]) for info in infos], canonical) for name in group.names]
+    return [group for group, _ in groups.values()]
 
 
-def read_params(
-    program: str, type_: str, info: Mapping[str, Raw], key_of: Mapping[str, int], canonical: dict[bytes, str]
-) -> list[tuple[str, Value]]:
-    """Parameters in the order of their names: an account as its number, anything else as canonical JSON."""
-    params: list[tuple[str, Value]] = []
-    for name in sorted(info):
-        if name == "rentSysvar" and type_ == "create" and program == "spl-associated-token-account":
-            continue
-        content = bytes(info[name])
-        text = content.decode()
-        key = key_of.get(text)
-        if key is not None:
-            params.append((name, key))
-            continue
-        first = content[:1]
-        if first in b'{["' and (first != b'"' or b"\\" in content or not content.isascii()):
-            cached = canonical.get(content)
-            if cached is None:
-                value = _decode_any(content)
-                exact = isinstance(value, dict) and isinstance(value.get("amount"), str) and "decimals" in value
-                cached = canonical[content] = token_amount(int(value["amount"]), value["decimals"]) if exact else to_json(value)
-            text = cached
-        params.append((name, text))
-    return params
+def _canonical(column: list[bytes], known: dict[bytes, bytes]) -> list[bytes]:
+    """Values as canonical JSON. Plain strings without escapes and numbers are so already."""
+    if all(value[0] == 34 and b"\\" not in value for value in column):
+        return column
+    return [value if value[0] not in b'{["' else known.get(value) or known.setdefault(value, _canonical_value(value)) for value in column]
+
+
+def _canonical_value(text: bytes) -> bytes:
+    value = _decode_any(text)
+    if isinstance(value, dict) and isinstance(value.get("amount"), str) and "decimals" in value:
+        return token_amount(int(value["amount"]), value["decimals"]).encode()
+    return to_json(value).encode()

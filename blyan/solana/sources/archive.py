@@ -158,7 +158,7 @@ class ArchiveSource:
     A slot without a block is SKIPPED where the next recorded block names an earlier parent, or where the node's answer
     that it was skipped is recorded; otherwise UNKNOWN. Where a block is recorded, loose transactions of its slot are
     ignored. A file that belongs to no slot is reported once in a backfill: with the range that holds the first
-    recorded slot of the grid.
+    recorded slot of the grid. The archive is listed once: another source object sees what was recorded since.
     """
 
     name = "archive"
@@ -229,10 +229,13 @@ class ArchiveSource:
         """
         filesystem, index = self._open()
         reading = _Reading(filesystem, index, self.max_bytes)
-        if self._anchor(index) in slots:
-            yield from reading.unplaced()
-        for slot in slots:
-            yield from reading.slot(slot)
+        try:
+            if self._anchor(index) in slots:
+                yield from reading.unplaced()
+            for slot in slots:
+                yield from reading.slot(slot)
+        finally:
+            reading.close()
 
     def _anchor(self, index: _Index) -> int:
         """The slot whose range reports the files that belong to no slot."""
@@ -390,7 +393,7 @@ def _texts(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[_
                     held.write(following)
             else:
                 held.write(chunk)
-            _check_size(held.tell(), max_bytes, file)
+            _check_size(held.tell(), max_bytes, file, "too_large")
     except BadRecordError as failure:
         if failure.reason in ("gzip_bomb", "too_large"):
             evidence = b""
@@ -402,9 +405,9 @@ def _texts(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[_
         yield _Text(line, offset, held.getvalue())
 
 
-def _check_size(size: int, max_bytes: int, file: _File) -> None:
+def _check_size(size: int, max_bytes: int, file: _File, reason: str) -> None:
     if size > max_bytes:
-        raise BadRecordError(f"more than {max_bytes} bytes in one record", reason="too_large", where=file.path)
+        raise BadRecordError(f"more than {max_bytes} bytes{' when decompressed' if file.compression else ''}", reason=reason, where=file.path)
 
 
 def _verbatim(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> bytes:
@@ -425,12 +428,31 @@ def _chunks(filesystem: fs.FileSystem, file: _File, max_bytes: int) -> Iterator[
         SourceUnreachableError: the store does not answer.
     """
     total = 0
-    with _stream(filesystem, file) as stream:
-        while chunk := _read(stream, CHUNK, file):
-            total += len(chunk)
-            if file.compression is not None and total > max_bytes:
-                raise BadRecordError(f"it decompresses to more than {max_bytes} bytes", reason="gzip_bomb", where=file.path)
-            yield chunk
+    try:
+        with _stream(filesystem, file) as stream:
+            while chunk := _read(stream, CHUNK, file):
+                total += len(chunk)
+                if file.compression is not None:
+                    _check_size(total, max_bytes, file, "gzip_bomb")
+                yield chunk
+    except BadRecordError as failure:
+        if failure.reason in ("truncated", "corrupt"):
+            yield _last_bytes(filesystem, file, total)
+        raise
+
+
+def _last_bytes(filesystem: fs.FileSystem, file: _File, after: int) -> bytes:
+    """What a damaged file still gives after so many bytes; a longer read that fails gives nothing of it."""
+    data = bytearray()
+    try:
+        with _stream(filesystem, file) as stream:
+            while after > 0 and (skipped := _read(stream, min(CHUNK, after), file)):
+                after -= len(skipped)
+            while len(data) < CHUNK and (byte := _read(stream, 1, file)):
+                data += byte
+    except BadRecordError:
+        return bytes(data)
+    return bytes(data)
 
 
 def _stream(filesystem: fs.FileSystem, file: _File) -> pa.NativeFile:
@@ -514,6 +536,11 @@ class _Reading:
         self._whole: tuple[str, list[tuple[_Place, Piece]]] = ("", [])
         self._ahead = _Ahead(0, 0, None)
 
+    def close(self) -> None:
+        """Close the files held open."""
+        while self._open:
+            self._open.popitem()[1].stream.close()
+
     def unplaced(self) -> Iterator[RawRecord]:
         """The records that belong to no slot."""
         for place in self._index.unplaced:
@@ -588,7 +615,8 @@ class _Reading:
         if depth == 0 and self._ahead.after <= slot < self._ahead.before:
             return self._ahead.found
         found, before = None, NO_SLOT
-        for later in self._index.slots[bisect_right(self._index.slots, slot) :]:
+        recorded = self._index.slots
+        for later in (recorded[at] for at in range(bisect_right(recorded, slot), len(recorded))):
             if later in self._index.blockless or not _may_hold_block(self._index.places[later]):
                 continue
             found = self._find(later, depth)
@@ -666,10 +694,10 @@ def _problem(slot: int, piece: Piece, nameless: int) -> tuple[str, str] | None:
         return piece.reason, piece.detail
     if piece.slot is not None and piece.slot != slot:
         return "wrong_slot", f"a response for another slot: the record says {piece.slot}, the file's name {slot}"
-    if piece.header is not None and piece.header.parent_slot is not None and piece.header.parent_slot >= slot > 0:
-        return "wrong_slot", f"a response for another slot: its parent slot is {piece.header.parent_slot}, which is not before {slot}"
     if piece.kind is PieceKind.BLOCK and piece.slot is None and nameless > 1:
         return "no_slot", f"the file is named for slot {slot}, but holds {nameless} blocks that do not tell theirs"
+    if piece.header is not None and piece.header.parent_slot is not None and piece.header.parent_slot >= slot > 0:
+        return "wrong_slot", f"a response for another slot: its parent slot is {piece.header.parent_slot}, which is not before {slot}"
     return None
 
 

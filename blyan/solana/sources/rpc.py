@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -24,6 +25,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -94,7 +96,7 @@ class _Again(Exception):  # noqa: N818  - it is a reason to ask again; only the 
         self.pause_s = pause_s
 
 
-class _SlotError(Exception):  # noqa: N818  - an answer about a slot, not a failure
+class _SlotError(Exception):
     """The node answered that it cannot give a slot's block."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -158,9 +160,7 @@ class RpcSource:
             "transactionDetails": "full",
             "rewards": True,
             "maxSupportedTransactionVersion": 0,
-            "commitment": "finalized",
         }
-        self._header_only = {**self._whole, "transactionDetails": "none", "rewards": False}
         # httpx logs whole URLs at INFO, and a URL may hold a key.
         logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -265,38 +265,45 @@ class RpcSource:
         """The next block after the range, if slots at its end are not listed and it is there."""
         if listed and listed[-1] == slots.last:
             return slots.last
+        if slots.last < bounds.first:
+            return None
         return node.wait(node.next_listed(slots.last + 1, bounds))
 
     def _gap(self, node: _Node, first: int, end: int, bounds: _Bounds, child: Header | None, later: int | None) -> Iterator[RawRecord]:
         """The slots from `first` up to `end`, none of which is listed.
 
         Args:
-            node: where to ask for a block that the list left out.
+            node: where to ask for blocks that the list left out, but the chain has.
             first: the first slot of the gap.
             end: the slot after it.
             bounds: the slots that the node has.
             child: the header of the next block, if it could be read.
             later: the slot of the next listed block.
         """
-        parent = child.parent_slot if child is not None else None
-        if parent is not None and later is not None and first <= parent < end and parent in bounds:
-            # The list left out a block that the chain has.
-            missed = node.wait(node.block(parent, self._whole))
-            yield from self._gap(node, first, parent, bounds, missed.header, parent)
-            yield from missed.records
-            first = parent + 1
+        is_listed = True
+        for slot in node.wait(node.left_out(child, max(first, bounds.first), end)):
+            block = node.wait(node.block(slot, self._whole))
+            for absent in range(first, slot):
+                yield self._absent(absent, bounds, block.header, slot, is_listed=False)
+            yield from block.records
+            first, is_listed = slot + 1, False
         for slot in range(first, end):
-            yield self._absent(slot, bounds, parent, later)
+            yield self._absent(slot, bounds, child, later, is_listed=is_listed)
 
-    def _absent(self, slot: int, bounds: _Bounds, parent: int | None, later: int | None) -> RawRecord:
+    def _absent(self, slot: int, bounds: _Bounds, child: Header | None, later: int | None, *, is_listed: bool) -> RawRecord:
+        """A slot without a block: skipped if the next block, or a list that left nothing out, proves it."""
         if slot < bounds.first:
             detail = f"the node's first block is {bounds.first}. Remedy: use an archive node"
             return RawRecord(slot, SlotState.UNKNOWN, "pruned", detail=detail, origin=self.where)
         if later is None:
             detail = f"the node lists no finalized block after it yet (tip {bounds.last}). Remedy: read it again later"
             return RawRecord(slot, SlotState.UNKNOWN, "not finalized yet", detail=detail, origin=self.where)
-        proof = f"parent link of {later}" if parent is not None and parent < slot else "getBlocks"
-        return RawRecord(slot, SlotState.SKIPPED, proof, origin=self.where)
+        if child is not None and child.parent_slot is not None and child.parent_slot < slot:
+            return RawRecord(slot, SlotState.SKIPPED, f"parent link of {later}", origin=self.where)
+        if is_listed:
+            return RawRecord(slot, SlotState.SKIPPED, "getBlocks", origin=self.where)
+        detail = f"getBlocks left out block {later}, so it proves nothing here. Remedy: use another node"
+        return RawRecord(slot, SlotState.UNKNOWN, "unproven", detail=detail, origin=self.where)
 
 
 class _Bounds(Struct, frozen=True):
@@ -304,9 +311,6 @@ class _Bounds(Struct, frozen=True):
 
     first: int
     last: int
-
-    def __contains__(self, slot: int) -> bool:
-        return self.first <= slot <= self.last
 
 
 class _Block(Struct, frozen=True):
@@ -338,7 +342,7 @@ class _Node:
         self._last_id = 0
         # No timeouts of httpx: the deadline of a call is over all of it.
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._client = httpx.AsyncClient(timeout=None, limits=limits)  # noqa: S113
+        self._client = httpx.AsyncClient(timeout=None, limits=limits, verify=_tls())  # noqa: S113
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="solana-rpc", daemon=True)
         self._thread.start()
@@ -398,6 +402,15 @@ class _Node:
         """The header of a block, if the node gives it."""
         return (await self.block(slot, {"transactionDetails": "none", "rewards": False, "maxSupportedTransactionVersion": 0})).header
 
+    async def left_out(self, child: Header | None, first: int, end: int) -> list[int]:
+        """The slots from `first` up to `end` that the links of a block to its ancestors name, in order."""
+        slots: list[int] = []
+        while child is not None and child.parent_slot is not None and first <= child.parent_slot < end:
+            end = child.parent_slot
+            slots.append(end)
+            child = await self.header(end)
+        return slots[::-1]
+
     async def block(self, slot: int, options: dict[str, Any]) -> _Block:
         """A block, or what the node says instead."""
         try:
@@ -413,11 +426,11 @@ class _Node:
             return self._without_block(slot, "null result", "getBlocks lists the slot, but getBlock answers null. Remedy: use another node")
         try:
             header = read_header(payload)
-            if header.parent_slot is not None and header.parent_slot >= slot > 0:
-                what = f"the answer for slot {slot} is of another slot: its parent slot is {header.parent_slot}"
-                raise BadRecordError(what, reason="wrong_slot", where=self._where, remedy="use another node")
         except BadRecordError as error:
             return self._bad_block(slot, error, payload)
+        if header.parent_slot is not None and header.parent_slot >= slot > 0:
+            what = f"the answer for slot {slot} is of another slot: its parent slot is {header.parent_slot}"
+            return self._bad_block(slot, BadRecordError(what, reason="wrong_slot", where=self._where, remedy="use another node"), payload)
         record = RawRecord(
             slot, SlotState.PRESENT, "getBlock", payload, block_hash=header.block_hash, parent_slot=header.parent_slot, origin=self._where
         )
@@ -470,7 +483,7 @@ class _Node:
         """Seconds to wait: what the server asked for, or full jitter over a doubling bound."""
         if failure.pause_s is not None:
             return failure.pause_s
-        return self._jitter() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**attempt)
+        return self._jitter() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0**attempt)
 
     def _given_up(self, method: str, tries: int, failure: _Again) -> TransientError:
         what = f"{method} failed {tries} times, at last: {failure}"
@@ -535,6 +548,12 @@ class _Node:
             where=f"BLYAN_RPC_URL, {self._where}",
             remedy="use a node that serves this method; if BLYAN_RPC_ENCODING was changed, set it back to json",
         )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """The certificates to trust: reading them takes 0.1 s, too long for every range."""
+    return httpx.create_ssl_context()
 
 
 def _without_secrets(url: httpx.URL) -> str:

@@ -1,0 +1,133 @@
+"""What must hold of a range, as asset checks.
+
+Belongs here: check specs, and turning findings of `blyan` into check results. Does not belong here:
+what an invariant is (`blyan.solana.invariants`).
+
+Every check is of one partition and is evaluated by the step that wrote it, after the commit: the
+rows are in the lake for whoever looks into it, and what is downstream in the run does not start.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from blyan.lake import Lake
+from blyan.schemas import QUARANTINE, Table
+from blyan.solana.invariants import INVARIANTS, check_range
+from blyan.solana.slots import SlotRange
+
+if TYPE_CHECKING:
+    from blyan.solana.invariants import Finding
+
+SCHEMA = "schema"
+QUARANTINE_IS_EMPTY = "quarantine_is_empty"
+
+EXAMPLES = 5
+"""Violations shown with a failed check. The count is exact; the rows are one `blyan sql` away."""
+
+
+def asset_key(table: Table) -> dg.AssetKey:
+    """The asset key of a table: its name, cut at the slash."""
+    return dg.AssetKey(table.name.split("/"))
+
+
+def check_specs(tables: Sequence[Table], partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
+    """Every check of these tables."""
+    wanted: list[tuple[str, Table, str, bool]] = [
+        (SCHEMA, table, "The stored files have exactly the columns and types that the registry declares.", True) for table in tables
+    ]
+    wanted += [(each.name, each.table, each.prose, each.blocking) for each in INVARIANTS if each.table in tables]
+    if QUARANTINE in tables:
+        wanted.append((QUARANTINE_IS_EMPTY, QUARANTINE, "Every record of the range could be used.", False))
+    with warnings.catch_warnings():
+        # Partitioned checks are a preview feature of Dagster 1.13; without them one bad range would block all others.
+        warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(name, asset=asset_key(table), description=prose, blocking=blocking, partitions_def=partitions)
+            for name, table, prose, blocking in wanted
+        ]
+
+
+def check_results(lake: Lake, slots: SlotRange, tables: Sequence[Table]) -> dict[str, list[dg.AssetCheckResult]]:
+    """Evaluate every check of these tables for one range; the results by name of table."""
+    results: dict[str, list[dg.AssetCheckResult]] = {table.name: [schema_result(lake, table, slots.key)] for table in tables}
+    if any(each.table in tables for each in INVARIANTS):
+        for finding in check_range(lake, slots, genesis_hash=lake.pinned("genesis_hash")):
+            results[finding.invariant.table.name].append(_finding_result(finding))
+    if QUARANTINE in tables:
+        results[QUARANTINE.name].append(_quarantine_result(lake, slots))
+    return results
+
+
+def schema_result(lake: Lake, table: Table, key: str) -> dg.AssetCheckResult:
+    """Compare the footers of the partition's files with the registry."""
+    declared = table.arrow_schema()
+    wrong: dict[str, str] = {}
+    for file in lake.files(table, keys=[key]):
+        with lake.store.open(f"{table.name}/{file.name}") as source:
+            stored = pq.read_schema(source)
+        differences = set(_columns(stored)) ^ set(_columns(declared))
+        if differences:
+            wrong[file.name] = ", ".join(sorted(differences))
+    return dg.AssetCheckResult(
+        asset_key=asset_key(table),
+        check_name=SCHEMA,
+        passed=not wrong,
+        description=f"{len(wrong)} files differ from blyan.schemas: {next(iter(wrong.items()))}" if wrong else None,
+        metadata={"columns": len(declared), "files that differ": len(wrong)},
+    )
+
+
+def _columns(schema: Iterable[Any]) -> list[str]:
+    return [f"{field.name} {field.type}" for field in schema]
+
+
+def _finding_result(finding: Finding) -> dg.AssetCheckResult:
+    metadata: dict[str, Any] = {"statement": finding.statement, "violations": finding.violations}
+    if finding.explained:
+        metadata["explained"] = dg.MetadataValue.json(dict(finding.explained))
+    if finding.examples:
+        metadata["examples"] = dg.MetadataValue.json(_plain(finding.examples[:EXAMPLES]))
+    return dg.AssetCheckResult(
+        asset_key=asset_key(finding.invariant.table),
+        check_name=finding.invariant.name,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity.ERROR if finding.invariant.blocking else dg.AssetCheckSeverity.WARN,
+        description=finding.statement,
+        metadata=metadata,
+    )
+
+
+def _quarantine_result(lake: Lake, slots: SlotRange) -> dg.AssetCheckResult:
+    rows = lake.read(QUARANTINE, key=slots.key, columns=["block_slot", "tx_index", "reason", "detail"])
+    reasons: Counter[str] = Counter()
+    first: list[dict[str, Any]] = []
+    for batch in rows:
+        found = batch.to_pylist()
+        reasons.update(row["reason"] for row in found)
+        first += islice(found, EXAMPLES - len(first))
+    count = reasons.total()
+    metadata: dict[str, Any] = {"records": count}
+    if count:
+        metadata |= {"reasons": dg.MetadataValue.json(dict(reasons.most_common())), "first": dg.MetadataValue.json(first)}
+    return dg.AssetCheckResult(
+        asset_key=asset_key(QUARANTINE),
+        check_name=QUARANTINE_IS_EMPTY,
+        passed=count == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{count} records in quarantine, first: {first[0]['detail']}" if count else None,
+        metadata=metadata,
+    )
+
+
+def _plain(examples: Any) -> Any:
+    """Values as JSON has them; exact decimals and times as text."""
+    return json.loads(json.dumps(examples, default=str))

@@ -1,0 +1,43 @@
+"""The weekly upkeep of the lake's tables.
+
+Belongs here: the job and its clock. Does not belong here: what compaction and vacuum do
+(`blyan.lake`); none of it changes what a table holds.
+"""
+
+import dagster as dg
+
+from blyan.schemas import TABLES
+from blyan_assets.failures import failures
+from resources.lake import LakeResource
+
+
+@dg.op(description="Joins small files, deletes those that no version of the retention period needs, and checkpoints the log, table by table.")
+def compact_and_vacuum_tables(context: dg.OpExecutionContext, lake: LakeResource) -> None:
+    """Safe beside writers and readers; what it was doing when it was killed is done by the next run."""
+    retention = lake.settings().vacuum_retention_hours
+    with failures(context):
+        store = lake.open()
+        for table in TABLES.values():
+            if not store.exists(table):
+                context.log.info("%s does not exist yet", table.name)
+                continue
+            before = len(store.files(table))
+            store.compact(table)
+            deleted = store.vacuum(table, retention_hours=retention)
+            store.checkpoint(table)
+            context.log.info("%s: %d files became %d, %d old ones deleted", table.name, before, len(store.files(table)), len(deleted))
+
+
+@dg.job(description="Compacts and vacuums every table. The retention, BLYAN_VACUUM_RETENTION_HOURS, is longer than any reader.")
+def compact_and_vacuum() -> None:
+    """One op: tables are maintained one after another, to leave the machine to the writers."""
+    compact_and_vacuum_tables()
+
+
+weekly_maintenance = dg.ScheduleDefinition(
+    name="weekly_maintenance",
+    job=compact_and_vacuum,
+    cron_schedule="0 3 * * 0",
+    execution_timezone="UTC",
+    description="Sunday at 03:00 UTC. Off until it is switched on.",
+)

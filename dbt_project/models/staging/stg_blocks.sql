@@ -1,0 +1,5 @@
+select
+    slot as block_slot,
+    block_timestamp,
+    leader
+from {{ source('solana', 'blocks') }}

@@ -1,0 +1,8 @@
+{#- The column is zero or more wherever it is not null. -#}
+{% test not_negative(model, column_name) %}
+
+select {{ column_name }}
+from {{ model }}
+where {{ column_name }} < 0
+
+{% endtest %}
