@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 
 from blyan.lake import Lake
-from blyan.schemas import QUARANTINE, Table
-from blyan.solana.invariants import INVARIANTS, check_range
+from blyan.schemas import Table
+from blyan.solana.invariants import INVARIANTS, Finding, check_range
 from blyan.solana.slots import SlotRange
 
-if TYPE_CHECKING:
-    from blyan.solana.invariants import Finding
-
 SCHEMA = "schema"
-QUARANTINE_IS_EMPTY = "quarantine_is_empty"
-
-EXAMPLES = 5
-"""Violations shown with a failed check. The count is exact; the rows are one `blyan sql` away."""
 
 
 def asset_key(table: Table) -> dg.AssetKey:
@@ -45,8 +36,6 @@ def check_specs(tables: Sequence[Table], partitions: dg.PartitionsDefinition) ->
         (SCHEMA, table, "The stored files have exactly the columns and types that the registry declares.", True) for table in tables
     ]
     wanted += [(each.name, each.table, each.prose, each.blocking) for each in INVARIANTS if each.table in tables]
-    if QUARANTINE in tables:
-        wanted.append((QUARANTINE_IS_EMPTY, QUARANTINE, "Every record of the range could be used.", False))
     with warnings.catch_warnings():
         # Partitioned checks are a preview feature of Dagster 1.13; without them one bad range would block all others.
         warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
@@ -62,8 +51,6 @@ def check_results(lake: Lake, slots: SlotRange, tables: Sequence[Table]) -> dict
     if any(each.table in tables for each in INVARIANTS):
         for finding in check_range(lake, slots, genesis_hash=lake.pinned("genesis_hash")):
             results[finding.invariant.table.name].append(_finding_result(finding))
-    if QUARANTINE in tables:
-        results[QUARANTINE.name].append(_quarantine_result(lake, slots))
     return results
 
 
@@ -95,35 +82,13 @@ def _finding_result(finding: Finding) -> dg.AssetCheckResult:
     if finding.explained:
         metadata["explained"] = dg.MetadataValue.json(dict(finding.explained))
     if finding.examples:
-        metadata["examples"] = dg.MetadataValue.json(_plain(finding.examples[:EXAMPLES]))
+        metadata["examples"] = dg.MetadataValue.json(_plain(finding.examples))
     return dg.AssetCheckResult(
         asset_key=asset_key(finding.invariant.table),
         check_name=finding.invariant.name,
         passed=finding.passed,
         severity=dg.AssetCheckSeverity.ERROR if finding.invariant.blocking else dg.AssetCheckSeverity.WARN,
         description=finding.statement,
-        metadata=metadata,
-    )
-
-
-def _quarantine_result(lake: Lake, slots: SlotRange) -> dg.AssetCheckResult:
-    rows = lake.read(QUARANTINE, key=slots.key, columns=["block_slot", "tx_index", "reason", "detail"])
-    reasons: Counter[str] = Counter()
-    first: list[dict[str, Any]] = []
-    for batch in rows:
-        found = batch.to_pylist()
-        reasons.update(row["reason"] for row in found)
-        first += islice(found, EXAMPLES - len(first))
-    count = reasons.total()
-    metadata: dict[str, Any] = {"records": count}
-    if count:
-        metadata |= {"reasons": dg.MetadataValue.json(dict(reasons.most_common())), "first": dg.MetadataValue.json(first)}
-    return dg.AssetCheckResult(
-        asset_key=asset_key(QUARANTINE),
-        check_name=QUARANTINE_IS_EMPTY,
-        passed=count == 0,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{count} records in quarantine, first: {first[0]['detail']}" if count else None,
         metadata=metadata,
     )
 

@@ -84,11 +84,15 @@ def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             made = normalise_range(store, slots, workers=settings.workers, progress=progress.of(context.log, "normalising"))
             checks = check_results(store, slots, DERIVED)
             statement = statement_of(store, slots)
-        facts = {"slots landed": made.landed, "slots skipped": made.skipped, "slots unknown": made.unknown, "quarantined": made.quarantined}
+        facts = {
+            "seconds": time.monotonic() - started,
+            "slots landed": made.landed,
+            "slots skipped": made.skipped,
+            "slots unknown": made.unknown,
+            "quarantined": made.quarantined,
+        }
         for table in DERIVED:
-            extra: dict[str, Any] = {**facts, "seconds": time.monotonic() - started}
-            if table is COMPLETENESS:
-                extra["statement"] = dg.MetadataValue.json(statement)
+            extra = {**facts, "statement": dg.MetadataValue.json(statement)} if table is COMPLETENESS else facts
             yield _result(store, table, slots, made.commits[table.name], checks, extra)
 
     return [raw_blocks, normalise]

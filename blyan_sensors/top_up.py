@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from blyan.schemas import COMPLETENESS
 from blyan.settings import Settings
+from blyan.solana.inventory import take_inventory
 from blyan.solana.slots import Grid
 from resources.lake import LakeResource
 from resources.source import SourceResource
@@ -65,7 +65,7 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
             last_slot = blocks.check().last_slot
         keys = next_ranges(
             settings.grid,
-            complete=lake.open().partitions(COMPLETENESS).keys(),
+            complete=take_inventory(lake.open(), settings.grid).complete(),
             in_flight=_ranges(context.instance, dg.RunsFilter(job_name=job.name, statuses=IN_FLIGHT)),
             failed=_ranges(
                 context.instance,

@@ -24,6 +24,7 @@ CODED = pa.dictionary(pa.int32(), pa.string())
 """Arrow type of a text column held as codes into a pool: the same strings, a fraction of the bytes."""
 
 _U64_MAX = np.uint64(2**64 - 1)
+_POWERS = np.array([10**place for place in range(20)], np.uint64)
 _BRACKETS_TO_SPACES = bytes.maketrans(b"[],\n\r\t", b"      ")
 _NUMBER_CHARACTERS = b"0123456789[], \n\r\t"
 _NOT_TEXT = b'"[], \n\r\t'
@@ -61,23 +62,31 @@ def numbers(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
     text = b"".join(arrays)
     if text.translate(None, _NUMBER_CHARACTERS):
         raise BadRecordError("an array of integers holds something else", reason="not_integers")
-    spaced = text.translate(_BRACKETS_TO_SPACES)
-    characters = np.frombuffer(spaced, np.uint8)
-    digit = characters > 32
-    digit[1:] &= characters[:-1] <= 32
-    starts = np.flatnonzero(digit)
-    counts = _counts(np.frombuffer(text, np.uint8), starts, len(arrays))
-    # fromstring reads base-10 text in C; on an empty string it would return one value.
-    values = np.fromstring(spaced, np.uint64, sep=" ") if len(starts) else np.zeros(0, np.uint64)
-    if len(values) != len(starts):
+    characters = np.frombuffer(text, np.uint8)
+    digit = (characters ^ 48) < 10
+    edges = np.flatnonzero(digit[1:] != digit[:-1])
+    # An array begins and ends with a bracket, so edges alternate: before a number's first digit, at its last.
+    starts, lasts = edges[::2], edges[1::2]
+    if len(starts) != len(lasts):
         raise BadRecordError("an array of integers cannot be read", reason="not_integers")
-    suspicious = values == _U64_MAX
-    if suspicious.any():
-        # strtoull saturates: the only way to tell the largest u64 from a larger number is to read it again.
-        exact = [int(word) for word in spaced.split()]
-        if max(exact) > 2**64 - 1:
-            raise BadRecordError("an integer exceeds 64 bits", reason="integer_overflow")
-    return values, counts
+    lengths = lasts - starts
+    values = (characters[lasts] & 15).astype(np.uint64)
+    longest = int(lengths.max(initial=0))
+    if longest > 19:
+        _check_u64(text)
+    for place in range(1, min(longest, 20)):
+        longer = lengths > place
+        if longest > 3 and place > 2 and not longer.all():
+            at = np.flatnonzero(longer)
+            values[at] += (characters[lasts[at] - place] & 15) * _POWERS[place]
+        else:
+            values += (characters[lasts - place] & 15) * longer * _POWERS[place]
+    return values, _counts(characters, starts, len(arrays))
+
+
+def _check_u64(text: bytes) -> None:
+    if max(map(int, text.translate(_BRACKETS_TO_SPACES).split())) >= 1 << 64:
+        raise BadRecordError("an integer exceeds 64 bits", reason="integer_overflow")
 
 
 def _counts(characters: npt.NDArray[np.uint8], starts: Ints, size: int) -> Ints:

@@ -6,6 +6,7 @@ accounts it was given. Does not belong here: layouts of programs (`blyan.solana.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -32,6 +33,7 @@ from blyan.solana.columns import (
     strings,
     structs,
     texts,
+    values_of,
 )
 from blyan.solana.decode import Instruction, Kind
 from blyan.solana.parsed import read_parsed
@@ -83,16 +85,18 @@ class Templates:
     """Distinct decoded instructions: columns of equal length, parameters flat with `counts`.
 
     Attributes:
+        program, type, text: numbers of `words`, -1 where there is none; text is a memo's.
         keys: numbers of parameter names, in `names`.
         values: see `KEY`; literals are in `literals`.
         move: the template's row in `moves`, or -1.
-        started: (account, mint) that the template initialises, or None.
+        started: account and mint that the template initialises, or `NOBODY`.
         limit, price: compute budget that the template sets, or -1.
     """
 
-    program: list[str] = field(default_factory=list)
-    type: list[str | None] = field(default_factory=list)
-    text: list[str | None] = field(default_factory=list)
+    program: list[int] = field(default_factory=list)
+    type: list[int] = field(default_factory=list)
+    text: list[int] = field(default_factory=list)
+    words: dict[str, int] = field(default_factory=dict)
     counts: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
@@ -100,7 +104,7 @@ class Templates:
     literals: dict[str, int] = field(default_factory=dict)
     move: list[int] = field(default_factory=list)
     moves: Moves = field(default_factory=Moves)
-    started: list[tuple[int, int] | None] = field(default_factory=list)
+    started: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
     limit: list[int] = field(default_factory=list)
     price: list[int] = field(default_factory=list)
 
@@ -148,14 +152,15 @@ class Templates:
             text: what the memo says.
         """
         number, known = len(self), self.names
-        self.program += [program] * size
-        self.type += [type_] * size
-        self.text += [text] * size
+        self.program += [self._word(program)] * size
+        self.type += [self._word(type_)] * size
+        self.text += [self._word(text)] * size
         self.counts += [len(names)] * size
         self.keys += [known.setdefault(name, len(known)) for name in names] * size
         self.values += chain.from_iterable(zip(*columns, strict=True))
         self.move += [-1] * size
-        self.started += [None] * size
+        self.started[0].extend([NOBODY] * size)
+        self.started[1].extend([NOBODY] * size)
         self.limit += [-1] * size
         self.price += [-1] * size
         by_name = dict(zip(names, columns, strict=True))
@@ -163,12 +168,22 @@ class Templates:
         if kind is not None:
             self._moves_of(kind, number, size, by_name, texts_of)
         elif type_ in _INITIALISE and program == "spl-token":
-            self.started[number:] = zip(_role(by_name, ("account",), size), _role(by_name, ("mint",), size), strict=True)
+            self.started[0][number:] = _role(by_name, ("account",), size)
+            self.started[1][number:] = _role(by_name, ("mint",), size)
         elif program == "compute-budget":
             column, name = (self.price, "microLamports") if type_ == "setComputeUnitPrice" else (self.limit, "units")
             if name in texts_of:
                 column[number:] = map(int, texts_of[name])
         return number
+
+    def _word(self, word: str | None) -> int:
+        return -1 if word is None else self.words.setdefault(word, len(self.words))
+
+    def word_column(self, numbers_of: list[int], template_of: Ints) -> pa.DictionaryArray:
+        """A text column that the template decides; null where there is none."""
+        codes = np.array([*numbers_of, -1], np.int32)[template_of]
+        absent = codes < 0
+        return coded(np.where(absent, 0, codes), strings(self.words or [""]), absent)
 
     def _moves_of(self, kind: str, number: int, size: int, by_name: dict[str, list[int]], texts_of: dict[str, list[str]]) -> None:
         moves = self.moves
@@ -269,8 +284,7 @@ def instructions_of(batch: Batch) -> Instructions:
         program, accounts, account_counts = _parsed_programs_and_accounts(batch, every)
     else:
         program, accounts, account_counts = _compiled_programs_and_accounts(batch, outer, inner, transaction_of)
-    ids: dict[str | bytes, int] = {}
-    data_of = np.array([ids.setdefault(item.data, len(ids)) for item in every], np.int64)
+    data, data_of = _distinct_data([item.data for item in every], batch.kind)
     account_starts = offsets_of(account_counts)[:-1]
     if inner:
         # An outer instruction comes before the inner ones it invoked.
@@ -291,7 +305,7 @@ def instructions_of(batch: Batch) -> Instructions:
         account_counts=account_counts,
         account_starts=account_starts,
         data_of=data_of,
-        data=list(ids),
+        data=data,
         template_of=np.full(size, -1, np.int64),
         templates=Templates(),
     )
@@ -299,6 +313,17 @@ def instructions_of(batch: Batch) -> Instructions:
     if batch.kind is Kind.PARSED:
         _keep_parsed(batch, instructions, every)
     return instructions
+
+
+def _distinct_data(every: list[str], kind: Kind) -> tuple[list[str | bytes], Ints]:
+    """The distinct data of some instructions, and the number of each one's."""
+    if kind is Kind.BINARY:
+        # Bytes of outer instructions and text of inner ones, in one list.
+        ids: dict[str | bytes, int] = {}
+        data_of = np.array([ids.setdefault(item, len(ids)) for item in every], np.int64)
+        return list(ids), data_of
+    encoded = strings(every).dictionary_encode()
+    return encoded.dictionary.to_pylist(), values_of(encoded.indices).astype(np.int64)
 
 
 def _within_parent(owner: Ints, parent: Ints, sizes: Ints) -> Ints:
@@ -363,33 +388,25 @@ def _decode_distinct(batch: Batch, instructions: Instructions) -> None:
     _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
     distinct = rows[first]
     template_of = np.full(len(distinct), -1, np.int64)
-    groups: dict[tuple[int, bytes, int], tuple[list[int], list[bytes]]] = {}
-    alone: list[tuple[int, bytes]] = []
     of_program = instructions.program[distinct].tolist()
     counts = instructions.account_counts[distinct].tolist()
     sizes = {code: programs.tag_size(program_id) for code, program_id in known.items()}
-    for at, (code, raw) in enumerate(zip(of_program, [instructions.data[number] for number in instructions.data_of[distinct].tolist()], strict=True)):
-        try:
-            content = base58.decode(raw) if isinstance(raw, str) else raw
-        except ValueError as error:
-            raise BadRecordError(f"instruction data is not base58: {error}", reason="not_base58") from error
-        size = sizes[code]
-        if size:
-            ats, contents = groups.setdefault((code, content[:size], counts[at]), ([], []))
-            ats.append(at)
-            contents.append(content)
-        else:
-            alone.append((at, content))
-    for (code, tag, count), (ats, contents) in groups.items():
-        shape = programs.shape_of(known[code], tag, count)
-        if shape is None or min(map(len, contents)) < len(tag) + shape.packing.size:
-            alone += zip(ats, contents, strict=True)
+    contents = _contents([instructions.data[number] for number in instructions.data_of[distinct].tolist()])
+    groups: defaultdict[tuple[int, bytes, int], list[int]] = defaultdict(list)
+    for at, (code, content, count) in enumerate(zip(of_program, contents, counts, strict=True)):
+        groups[code, content[: sizes[code]], count].append(at)
+    alone: list[int] = []
+    for (code, tag, count), members in groups.items():
+        shape = programs.shape_of(known[code], tag, count) if sizes[code] else None
+        group = [contents[at] for at in members]
+        if shape is None or min(map(len, group)) < len(tag) + shape.packing.size:
+            alone += members
             continue
-        number = instructions.templates.add_shape(shape, shape.columns(contents, len(tag)), len(ats))
-        template_of[ats] = np.arange(number, number + len(ats))
+        number = instructions.templates.add_shape(shape, shape.columns(group, len(tag)), len(members))
+        template_of[members] = np.arange(number, number + len(members))
     several = []
-    for at, content in alone:
-        decoded = programs.decode(known[of_program[at]], content, counts[at])
+    for at in alone:
+        decoded = programs.decode(known[of_program[at]], contents[at], counts[at])
         if decoded is None:
             continue
         if any(isinstance(value, tuple) for _, value in decoded.params):
@@ -399,6 +416,15 @@ def _decode_distinct(batch: Batch, instructions: Instructions) -> None:
     instructions.template_of[rows] = template_of[inverse]
     for at, decoded in several:
         _decode_each(batch, instructions, rows[inverse == at], decoded)
+
+
+def _contents(data: list[str | bytes]) -> list[bytes]:
+    """Raw bytes of data given as bytes or base58."""
+    try:
+        decoded = iter(base58.decode_many([item for item in data if isinstance(item, str)]))
+    except ValueError as error:
+        raise BadRecordError(f"instruction data is not base58: {error}", reason="not_base58") from error
+    return [next(decoded) if isinstance(item, str) else item for item in data]
 
 
 def _decode_each(batch: Batch, instructions: Instructions, rows: Ints, decoded: programs.Decoded) -> None:
@@ -431,19 +457,10 @@ def _keep_parsed(batch: Batch, instructions: Instructions, ordered: list[Instruc
         instructions.template_of[[rows[member] for member in group.members]] = np.arange(number, number + size)
 
 
-def template_text(values: list[str | None] | list[str], template_of: Ints) -> pa.DictionaryArray:
-    """A text column that the template decides; null where there is none."""
-    pool: dict[str, int] = {}
-    codes = np.array([*(-1 if value is None else pool.setdefault(value, len(pool)) for value in values), -1], np.int32)
-    row_codes = codes[template_of]
-    absent = row_codes < 0
-    return coded(np.where(absent, 0, row_codes), strings(pool or [""]), absent)
-
-
 def params_column(batch: Batch, instructions: Instructions) -> pa.ListArray:
     """The decoded parameters of every row; null where it is not decoded, or a memo."""
     templates, template_of = instructions.templates, instructions.template_of
-    absent = np.array([*(text is not None for text in templates.text), True], np.bool_)[template_of]
+    absent = np.array([*templates.text, 0], np.int64)[template_of] >= 0
     template_counts = np.array([*templates.counts, 0], np.int64)
     counts = template_counts[template_of]
     places = ragged(offsets_of(template_counts)[:-1][template_of], counts)

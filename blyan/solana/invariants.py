@@ -371,7 +371,14 @@ _WINDOWED = (schemas.TRANSACTIONS, schemas.INSTRUCTIONS, schemas.TOKEN_TRANSFERS
 _WHOLE = (schemas.BLOCKS, schemas.COMPLETENESS, schemas.QUARANTINE)
 
 
-def check_range(lake: Lake, slots: SlotRange, *, genesis_hash: str | None = None, invariants: Sequence[Invariant] = INVARIANTS) -> list[Finding]:
+def check_range(
+    lake: Lake,
+    slots: SlotRange,
+    *,
+    genesis_hash: str | None = None,
+    invariants: Sequence[Invariant] = INVARIANTS,
+    window_bytes: int = WINDOW_BYTES,
+) -> list[Finding]:
     """Check a materialised range.
 
     Args:
@@ -380,6 +387,7 @@ def check_range(lake: Lake, slots: SlotRange, *, genesis_hash: str | None = None
         genesis_hash: the chain, where it is known: on any other than mainnet either rule of the leader's reward is accepted at every
             slot. Unknown is taken for mainnet.
         invariants: those to check.
+        window_bytes: stored bytes to check at once.
 
     Returns:
         A finding for each invariant, in their order.
@@ -406,7 +414,7 @@ def check_range(lake: Lake, slots: SlotRange, *, genesis_hash: str | None = None
         for finding in findings:
             if not finding.invariant.windowed:
                 _examine(connection, finding)
-        for window in _windows(slots, [file for table in _WINDOWED for file in files[table.name]]):
+        for window in _windows(slots, sum(file.size for table in _WINDOWED for file in files[table.name]) // window_bytes + 1):
             for table in (*_WHOLE, *_WINDOWED):
                 _expose(connection, lake, table, files[table.name], window)
             connection.execute(_TX)
@@ -419,9 +427,9 @@ def check_range(lake: Lake, slots: SlotRange, *, genesis_hash: str | None = None
     return findings
 
 
-def _windows(slots: SlotRange, files: Sequence[DataFile]) -> Iterator[SlotRange]:
-    """The range, cut so that each part has about `WINDOW_BYTES` stored."""
-    count = min(len(slots), sum(file.size for file in files) // WINDOW_BYTES + 1)
+def _windows(slots: SlotRange, count: int) -> Iterator[SlotRange]:
+    """The range in `count` parts, or in as many as it has slots."""
+    count = min(count, len(slots))
     edges = [slots.first + len(slots) * index // count for index in range(count + 1)]
     return (SlotRange(first, end - 1) for first, end in pairwise(edges))
 

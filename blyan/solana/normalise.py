@@ -41,9 +41,10 @@ from blyan.solana.columns import (
     strings,
     structs,
     take,
+    values_of,
 )
 from blyan.solana.decode import BadTransaction, Block, Lookup, Meta, Transaction, Wire
-from blyan.solana.instructions import KEY, NOBODY, Instructions, data_column, instructions_of, params_column, template_text
+from blyan.solana.instructions import KEY, NOBODY, Instructions, data_column, instructions_of, params_column
 from blyan.solana.transaction_error import describe
 
 LAMPORTS_PER_SIGNATURE = 5_000
@@ -257,8 +258,9 @@ def _token_balances(batch: Batch) -> _TokenBalances:
     if ((account_index < 0) | (account_index >= batch.accounts.counts[transaction_of])).any():
         raise BadRecordError("a token balance names an account outside the accounts", reason="account_index")
     code_of = dict(batch.code_of)
-    mint = np.array([code_of.setdefault(item.mint, len(code_of)) for item in flat], np.int32)
-    owner = np.array([code_of.setdefault(item.owner or "", len(code_of)) for item in flat], np.int32)
+    encoded = strings([item.mint for item in flat] + [item.owner or "" for item in flat]).dictionary_encode()
+    distinct = np.array([code_of.setdefault(name, len(code_of)) for name in encoded.dictionary.to_pylist()], np.int32)
+    mint, owner = np.split(distinct[values_of(encoded.indices)], 2)
     pool = batch.accounts.pool
     if len(code_of) > len(pool):
         pool = pa.concat_arrays([pool, strings(list(code_of)[len(pool) :])])
@@ -391,7 +393,8 @@ def _compute_columns(batch: Batch, instructions: Instructions | None, fees: U64,
 def _requested(instructions: Instructions, per_template: list[int], outer: Mask, size: int) -> tuple[U64, Mask]:
     """The value that a compute budget instruction of each transaction set, and True where none did."""
     values, absent = np.zeros(size, np.uint64), np.ones(size, np.bool_)
-    sets = np.array([*(value >= 0 for value in per_template), False], np.bool_)
+    # A price may exceed int64, so only the sign is looked at as a float.
+    sets = np.array([*per_template, -1], np.float64) >= 0
     rows = np.flatnonzero(outer & sets[instructions.template_of])[::-1]
     if len(rows):
         table = np.array([max(value, 0) for value in per_template], np.uint64)
@@ -413,10 +416,10 @@ def _instructions_columns(batch: Batch, instructions: Instructions) -> dict[str,
             "parent_index": counts_column(instructions.parent, instructions.parent < 0),
             "accounts": lists(account_counts, coded(accounts, batch.accounts.pool), ~undecoded),
             "data": data_column(instructions, undecoded),
-            "parsed": template_text(templates.text, template_of),
-            "program": template_text(templates.program, template_of),
+            "parsed": templates.word_column(templates.text, template_of),
+            "program": templates.word_column(templates.program, template_of),
             "program_id": coded(instructions.program, batch.accounts.pool),
-            "instruction_type": template_text(templates.type, template_of),
+            "instruction_type": templates.word_column(templates.type, template_of),
             "params": params_column(batch, instructions),
             "ordinal": counts_column(instructions.ordinal),
             "stack_height": counts_column(instructions.stack_height, instructions.stack_height < 0),
@@ -467,7 +470,7 @@ def _token_transfers_columns(batch: Batch, instructions: Instructions, outcome: 
 def _memos(instructions: Instructions, rows: Ints) -> pa.Array:
     """The memo of the instruction just before, in the same transaction."""
     previous = np.where(instructions.ordinal[rows] > 0, instructions.template_of[rows - 1], -1)
-    return template_text(instructions.templates.text, previous)
+    return instructions.templates.word_column(instructions.templates.text, previous)
 
 
 def _known_mints(
@@ -499,8 +502,7 @@ def _known_mints(
 
 def _started(instructions: Instructions) -> tuple[Ints, Ints, Ints]:
     """Transaction, account and mint of each token account that the batch initialised."""
-    pairs = np.array([*(pair or (NOBODY, NOBODY) for pair in instructions.templates.started), (NOBODY, NOBODY)], np.int64)
-    account_of, mint_of = pairs[instructions.template_of].T
+    account_of, mint_of = (np.array([*side, NOBODY], np.int64)[instructions.template_of] for side in instructions.templates.started)
     rows = np.flatnonzero((account_of != NOBODY) & (mint_of != NOBODY))
     account, mint = instructions.resolve(account_of[rows], rows), instructions.resolve(mint_of[rows], rows)
     return instructions.transaction_of[rows], account - KEY, mint - KEY

@@ -1,0 +1,395 @@
+"""The `blyan` command.
+
+Belongs here: arguments, and what people read. Does not belong here: work; a command calls `blyan`, or `blyan_assets` where
+Dagster has to know. Anything slow to import is imported by the command that needs it: `blyan --help` takes 0.2 s.
+
+A `BlyanError` is one line on the error output and exit code 1, or 2 where trying again may help.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from blyan.errors import BlyanError, PermanentError, TransientError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from blyan.settings import Settings
+    from blyan.solana.slots import SlotRange
+    from blyan_assets.run import Outcome
+
+FAILED, TRY_AGAIN = 1, 2
+"""Exit codes."""
+
+EXACT_JSON = 2**53
+"""Integers beyond it are strings in JSON: many readers keep numbers as doubles, which are exact only up to here."""
+
+app = typer.Typer(
+    help="Solana's history as exact, queryable tables, on one Dagster graph.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+source_app = typer.Typer(help="The block source that the settings choose.", no_args_is_help=True)
+app.add_typer(source_app, name="source")
+
+Output = Literal["table", "json"]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Settings come from the environment (BLYAN_…) and from blyan.toml; `blyan doctor` lists them."""
+    # Read by `main` from the arguments, since an error can come before any command runs.
+    del debug
+
+
+# Making
+
+
+@app.command()
+def demo(
+    force: Annotated[bool, typer.Option("--force", help="Make ranges again that the lake has.")] = False,
+) -> None:
+    """Make every range of the grid, then show what there is and what to try next."""
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+
+    settings = load_settings()
+    console = _console()
+    grid = settings.grid
+    console.print(f"Source [b]{settings.source}[/b], slots {grid.first_slot} to {grid.horizon_slot - 1}, lake [b]{settings.lake}[/b].")
+    outcomes = _make([grid.range_of(key) for key in grid.keys()], settings, force=force)
+    _show_tables(console, Lake.from_settings(settings), outcomes)
+    _show_examples(console, Lake.from_settings(settings))
+    _exit_of(outcomes)
+
+
+@app.command()
+def ingest(
+    slots: Annotated[str, typer.Option("--slots", metavar="A-B", help="Slots, both ends included; the ranges of the grid that hold them are made.")],
+    force: Annotated[bool, typer.Option("--force", help="Make ranges again that the lake has.")] = False,
+) -> None:
+    """Make ranges through Dagster in this process: raw blocks, every table, every check."""
+    from blyan.settings import load_settings
+    from blyan.solana.slots import SlotRange
+
+    settings = load_settings()
+    _exit_of(_make(settings.grid.covering(SlotRange.parse(slots)), settings, force=force))
+
+
+def _make(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> list[Outcome]:
+    """Make those of the ranges that the lake lacks, with a progress bar; says what came of each."""
+    from blyan.lake import Lake
+    from blyan.solana.inventory import take_inventory
+
+    console = _console(stderr=True)
+    wanted = list(ranges)
+    if not force:
+        complete = take_inventory(Lake.from_settings(settings), settings.grid).complete()
+        wanted = [each for each in ranges if each.key not in complete]
+        if len(wanted) < len(ranges):
+            console.print(f"{len(ranges) - len(wanted)} of {len(ranges)} ranges are in the lake already; --force makes them again.")
+    if not wanted:
+        return []
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    outcomes: list[Outcome] = []
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        of_ranges = bars.add_task("ranges", total=len(wanted))
+        of_slots = bars.add_task("starting", total=len(wanted[0]))
+
+        def show(what: str, done: int, total: int) -> None:
+            bars.update(of_slots, description=what, completed=done, total=total)
+
+        from blyan_assets.run import materialise
+
+        for outcome in materialise(wanted, settings, show=show):
+            bars.advance(of_ranges)
+            outcomes.append(outcome)
+            _show_outcome(bars.console, outcome)
+    return outcomes
+
+
+def _show_outcome(console: Console, outcome: Outcome) -> None:
+    if outcome.error:
+        console.print(f"[red]failed[/red] {outcome.slots}: {outcome.error}", highlight=False, soft_wrap=True)
+    elif outcome.good:
+        changed = "" if any(made.changed for made in outcome.made.values()) else ", unchanged"
+        rows = sum(made.rows for name, made in outcome.made.items() if name != "solana/raw_blocks")
+        passed = outcome.checks - len(outcome.failed_checks)
+        console.print(f"[green]made[/green] {outcome.slots}: {rows:,} rows, {passed} of {outcome.checks} checks passed{changed}", highlight=False)
+    for check in outcome.failed_checks:
+        mark = "[red]failed check[/red]" if check.blocking else "[yellow]warning[/yellow]"
+        console.print(f"{mark} {outcome.slots} {check.table} {check.name}: {check.description}", highlight=False, soft_wrap=True)
+
+
+def _exit_of(outcomes: Sequence[Outcome]) -> None:
+    """End with an exit code where something failed."""
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    if not bad:
+        return
+    console = _console(stderr=True)
+    console.print(f"{len(bad)} of {len(outcomes)} ranges failed. Again: blyan ingest --slots {bad[0].slots} --force", highlight=False, soft_wrap=True)
+    raise typer.Exit(TRY_AGAIN if all(outcome.transient for outcome in bad) else FAILED)
+
+
+def _show_tables(console: Console, lake: Any, outcomes: Sequence[Outcome]) -> None:
+    from rich.table import Table as Grid
+
+    from blyan.schemas import TABLES
+
+    failed = {(check.table, check.name) for outcome in outcomes for check in outcome.failed_checks}
+    grid = Grid("table", "ranges", "rows", "bytes", "bytes a row", "checks", title="What there is")
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for table in TABLES.values():
+        partitions = lake.partitions(table).values()
+        rows, size = sum(part.rows for part in partitions), sum(part.bytes for part in partitions)
+        broken = sorted(name for where, name in failed if where == table.name)
+        verdict = "failed: " + ", ".join(broken) if broken else "passed" if outcomes else ""
+        each = f"{size / rows:,.0f}" if rows else ""
+        grid.add_row(table.name.replace("/", "."), f"{len(partitions):,}", f"{rows:,}", f"{size:,}", each, verdict)
+    console.print(grid)
+
+
+EXAMPLES = (
+    (
+        "What do transactions call most, and how often does it fail?",
+        "select coalesce(program, program_id) as program, count(distinct tx_signature) as transactions from solana.instructions"
+        " where parent_index is null group by all order by transactions desc, program limit 5",
+    ),
+    (
+        "Who gained most SOL?",
+        "select account, sum(change) / 1e9 as sol from solana.balance_changes where mint is null group by account order by sol desc, account limit 5",
+    ),
+    (
+        "What did the leaders earn?",
+        "select reward_type, count(*) as rewards, sum(lamports) as lamports from solana.block_rewards group by all order by all",
+    ),
+)
+"""Questions a reader of the demo may have, and the SQL that answers them."""
+
+
+def _show_examples(console: Console, lake: Any) -> None:
+    from blyan.query.engine import connect, query_errors
+
+    with connect(lake) as connection:
+        for question, sql in EXAMPLES:
+            with query_errors(sql):
+                cursor = connection.execute(sql)
+                console.print()
+                console.print(_grid(question, [column[0] for column in cursor.description], cursor.fetchall()))
+    console.print("\nTry next:")
+    for command, what in (
+        ("blyan sql \"select * from solana.transactions where status = 'Fail' limit 5\"", "ask anything"),
+        ("blyan ranges", "what is there, what is missing"),
+        ("make dev", "the graph, its partitions and checks, in a browser"),
+        ("BLYAN_SOURCE=rpc BLYAN_RPC_URL=… blyan source check", "another source, the same tables"),
+    ):
+        console.print(f"  {command:76} {what}", highlight=False, soft_wrap=True)
+
+
+# Looking
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query; tables are solana.blocks, solana.transactions, …, marts.…")],
+    output: Annotated[Literal["table", "json", "csv"], typer.Option("-o", "--output", help="In JSON, integers beyond 2^53 are strings.")] = "table",
+    slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Open only files that hold these slots; filter on them in the query too.")] = None,
+) -> None:
+    """Query the lake with DuckDB."""
+    from blyan.lake import Lake
+    from blyan.query.engine import connect, mentioned, query_errors
+    from blyan.settings import load_settings
+    from blyan.solana.slots import SlotRange
+
+    lake = Lake.from_settings(load_settings())
+    bounds = SlotRange.parse(slots) if slots else None
+    with connect(lake, tables=mentioned(query), slots=bounds) as connection, query_errors(query):
+        cursor = connection.execute(query)
+        names = [column[0] for column in cursor.description or []]
+        if output == "csv":
+            _write_csv(names, cursor)
+        elif output == "json":
+            _write_json(names, cursor)
+        else:
+            _console().print(_grid("", names, cursor.fetchall()))
+
+
+@app.command()
+def ranges(output: Annotated[Output, typer.Option("-o", "--output")] = "table") -> None:
+    """What the grid has, what the lake holds of it, and what is missing."""
+    import json
+
+    from rich.table import Table as Grid
+
+    from blyan.lake import Lake
+    from blyan.schemas import TRANSACTIONS
+    from blyan.settings import load_settings
+    from blyan.solana.inventory import COMPLETE, MISSING, PARTIAL, take_inventory
+
+    settings = load_settings()
+    inventory = take_inventory(Lake.from_settings(settings), settings.grid)
+    counts = {state: sum(count for found, _, count in inventory.runs() if found == state) for state in (COMPLETE, PARTIAL, MISSING)}
+    transactions = sum(part.rows for part in inventory.partitions[TRANSACTIONS.name].values())
+    if output == "json":
+        runs = [{"state": state, "first_slot": slots.first, "last_slot": slots.last, "ranges": count} for state, slots, count in inventory.runs()]
+        facts = {"grid": str(settings.grid), "ranges": counts, "transactions": transactions, "runs": runs, "off_grid": inventory.off_grid()}
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    console = _console()
+    grid = Grid("state", "slots", "ranges", title=f"{settings.lake}: grid {settings.grid}")
+    colours = {COMPLETE: "green", PARTIAL: "yellow", MISSING: "dim"}
+    for state, slots, count in inventory.runs():
+        grid.add_row(f"[{colours[state]}]{state}[/]", str(slots), f"{count:,}")
+    console.print(grid)
+    console.print(", ".join(f"{count:,} {state}" for state, count in counts.items()) + f"; {transactions:,} transactions", highlight=False)
+    if stray := inventory.off_grid():
+        console.print(f"[yellow]{len(stray)} partitions are not on this grid[/yellow], the first is {stray[0]}: the lake was filled with another one.")
+
+
+@app.command()
+def statement(key: Annotated[str, typer.Argument(help="Key or first slot of a range.")]) -> None:
+    """The completeness statement of a range, as JSON: what landed, what was skipped, what is unknown, and the digests of it all."""
+    import json
+
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+    from blyan.solana.ingest import statement_of
+    from blyan.solana.slots import KEY_DIGITS
+
+    settings = load_settings()
+    slots = settings.grid.range_of(f"{int(key):0{KEY_DIGITS}d}" if key.isdecimal() else key)
+    typer.echo(json.dumps(statement_of(Lake.from_settings(settings), slots), indent=2))
+
+
+@source_app.command("check")
+def source_check() -> None:
+    """Reach the source, and say which slots it has."""
+    from blyan.settings import load_settings
+    from blyan.solana.sources import open_source
+
+    console = _console()
+    report = open_source(load_settings()).check()
+    first, last = (f"{slot:,}" if slot is not None else "unknown" for slot in (report.first_slot, report.last_slot))
+    for name, value in (
+        ("source", report.name),
+        ("where", report.where),
+        ("genesis hash", report.genesis_hash or "it cannot tell"),
+        ("first slot", first),
+        ("last slot", last),
+        ("detail", report.detail),
+    ):
+        console.print(f"{name:14} {value}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Every setting and where its value comes from, versions, and whether the lake and the source can be reached."""
+    from blyan.doctor import examine
+
+    console = _console()
+    broken = 0
+    for section, findings in examine():
+        console.print(f"\n[b]{section}[/b]")
+        for finding in findings:
+            mark = "" if finding.good is None else "[green]ok[/green] " if finding.good else "[red]no[/red] "
+            broken += finding.good is False
+            console.print(f"  {finding.name:34} {mark}{finding.value}", highlight=False, soft_wrap=True)
+            if finding.remedy:
+                console.print(f"  {'':34} [dim]{finding.remedy}[/dim]", highlight=False, soft_wrap=True)
+    if broken:
+        raise typer.Exit(FAILED)
+
+
+# Printing
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _grid(title: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    grid = Grid(title=title or None, title_justify="left")
+    for at, name in enumerate(names):
+        numeric = bool(rows) and all(isinstance(row[at], int | float) or type(row[at]).__name__ == "Decimal" for row in rows if row[at] is not None)
+        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*("" if value is None else escape(str(_printable(value))) for value in row))
+    return grid
+
+
+def _printable(value: Any) -> Any:
+    """Bytes as hex; everything else as it is."""
+    return value.hex() if isinstance(value, bytes | bytearray | memoryview) else value
+
+
+def _write_csv(names: Sequence[str], cursor: Any) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    while rows := cursor.fetchmany(10_000):
+        writer.writerows([_printable(value) for value in row] for row in rows)
+
+
+def _write_json(names: Sequence[str], cursor: Any) -> None:
+    import json
+
+    separator = "["
+    while rows := cursor.fetchmany(10_000):
+        for row in rows:
+            sys.stdout.write(separator + json.dumps(dict(zip(names, map(_json_value, row), strict=True)), ensure_ascii=False))
+            separator = ",\n"
+    sys.stdout.write("]\n" if separator != "[" else "[]\n")
+
+
+def _json_value(value: Any) -> Any:
+    """A value that JSON holds without loss: integers up to 2^53 as numbers, exact numbers beyond and with decimals as text."""
+    match value:
+        case bool() | None | str():
+            return value
+        case int():
+            return value if abs(value) <= EXACT_JSON else str(value)
+        case float():
+            return value if value == value and abs(value) != float("inf") else str(value)  # noqa: PLR0124 - not a number is unlike itself
+        case list() | tuple():
+            return [_json_value(item) for item in value]
+        case dict():
+            return {str(name): _json_value(item) for name, item in value.items()}
+        case bytes() | bytearray() | memoryview():
+            return value.hex()
+    if type(value).__name__ == "Decimal":
+        return _json_value(int(value)) if value.as_tuple().exponent >= 0 else str(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def main() -> None:
+    """Run the command; an expected error is one line, not a traceback."""
+    try:
+        app()
+    except BlyanError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"blyan: {error}\n")
+        raise SystemExit(TRY_AGAIN if isinstance(error, TransientError) else FAILED) from error
+
+
+if __name__ == "__main__":
+    main()
