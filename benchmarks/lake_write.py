@@ -69,7 +69,7 @@ def measure(lake: Lake, slots: int, transactions: int) -> None:
     show("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, {"kind": "measured"})
 
 
-class clock:  # noqa: N801: reads as a statement
+class clock:  # noqa: N801
     """Wall and CPU seconds of a block of code."""
 
     def __enter__(self) -> clock:

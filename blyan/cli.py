@@ -121,8 +121,10 @@ def _make(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> li
 
 
 def _show_outcome(console: Console, outcome: Outcome) -> None:
+    from rich.markup import escape
+
     if outcome.error:
-        console.print(f"[red]failed[/red] {outcome.slots}: {outcome.error}", highlight=False, soft_wrap=True)
+        console.print(f"[red]failed[/red] {outcome.slots}: {escape(outcome.error)}", highlight=False, soft_wrap=True)
     elif outcome.good:
         changed = "" if any(made.changed for made in outcome.made.values()) else ", unchanged"
         rows = sum(made.rows for name, made in outcome.made.items() if name != "solana/raw_blocks")
@@ -130,7 +132,7 @@ def _show_outcome(console: Console, outcome: Outcome) -> None:
         console.print(f"[green]made[/green] {outcome.slots}: {rows:,} rows, {passed} of {outcome.checks} checks passed{changed}", highlight=False)
     for check in outcome.failed_checks:
         mark = "[red]failed check[/red]" if check.blocking else "[yellow]warning[/yellow]"
-        console.print(f"{mark} {outcome.slots} {check.table} {check.name}: {check.description}", highlight=False, soft_wrap=True)
+        console.print(f"{mark} {outcome.slots} {check.table} {check.name}: {escape(check.description)}", highlight=False, soft_wrap=True)
 
 
 def _exit_of(outcomes: Sequence[Outcome]) -> None:
@@ -185,7 +187,7 @@ def _show_examples(console: Console, lake: Any) -> None:
 
     with connect(lake) as connection:
         for question, sql in EXAMPLES:
-            with query_errors(sql):
+            with query_errors(connection):
                 cursor = connection.execute(sql)
                 console.print()
                 console.print(_grid(question, [column[0] for column in cursor.description], cursor.fetchall()))
@@ -216,7 +218,7 @@ def sql(
 
     lake = Lake.from_settings(load_settings())
     bounds = SlotRange.parse(slots) if slots else None
-    with connect(lake, tables=mentioned(query), slots=bounds) as connection, query_errors(query):
+    with connect(lake, tables=mentioned(query), slots=bounds) as connection, query_errors(connection):
         cursor = connection.execute(query)
         names = [column[0] for column in cursor.description or []]
         if output == "csv":
@@ -249,7 +251,8 @@ def ranges(output: Annotated[Output, typer.Option("-o", "--output")] = "table") 
         typer.echo(json.dumps(facts, indent=2))
         return
     console = _console()
-    grid = Grid("state", "slots", "ranges", title=f"{settings.lake}: grid {settings.grid}")
+    console.print(f"{settings.lake}: slots {settings.first_slot:,} to {settings.horizon_slot - 1:,}, {settings.slots_per_range:,} in a range", highlight=False)
+    grid = Grid("state", "slots", "ranges")
     colours = {COMPLETE: "green", PARTIAL: "yellow", MISSING: "dim"}
     for state, slots, count in inventory.runs():
         grid.add_row(f"[{colours[state]}]{state}[/]", str(slots), f"{count:,}")
@@ -297,6 +300,8 @@ def source_check() -> None:
 @app.command()
 def doctor() -> None:
     """Every setting and where its value comes from, versions, and whether the lake and the source can be reached."""
+    from rich.markup import escape
+
     from blyan.doctor import examine
 
     console = _console()
@@ -306,9 +311,9 @@ def doctor() -> None:
         for finding in findings:
             mark = "" if finding.good is None else "[green]ok[/green] " if finding.good else "[red]no[/red] "
             broken += finding.good is False
-            console.print(f"  {finding.name:34} {mark}{finding.value}", highlight=False, soft_wrap=True)
+            console.print(f"  {finding.name:36} {mark}{escape(finding.value)}", highlight=False, soft_wrap=True)
             if finding.remedy:
-                console.print(f"  {'':34} [dim]{finding.remedy}[/dim]", highlight=False, soft_wrap=True)
+                console.print(f"  {'':36} [dim]{escape(finding.remedy)}[/dim]", highlight=False, soft_wrap=True)
     if broken:
         raise typer.Exit(FAILED)
 

@@ -9,7 +9,7 @@ and its key. dbt enforces it when it builds, and the table in the lake is made f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def mart_tables(project: Path = PROJECT) -> dict[str, Table]:
     return {model["name"]: _table(model) for model in models}
 
 
-def prepare(lake: Lake, database: Path) -> list[str]:
+def prepare(lake: Lake, database: Path, standing: Iterable[Table] = ()) -> list[str]:
     """Make the database that dbt works in: a view `solana.<table>` over the files of each table it reads.
 
     Only ranges that every one of these tables has are in the views, so that marts agree with each other while other ranges
@@ -67,6 +67,7 @@ def prepare(lake: Lake, database: Path) -> list[str]:
     Args:
         lake: the lake.
         database: a path at which there is nothing yet.
+        standing: marts to show as they are in the lake, where it has them.
 
     Returns:
         The ranges, by key, in order.
@@ -80,12 +81,14 @@ def prepare(lake: Lake, database: Path) -> list[str]:
         missing = [table.name for table, found in files.items() if not found]
         what = f"the lake has nothing in {', '.join(missing)}" if missing else "no range is in all of the tables that marts are made from"
         raise MissingObjectError(what, where=lake.root, remedy="materialise a range first, for example with `blyan ingest --slots 0-99`")
+    files |= {table: lake.files(table) for table in standing}
     with duckdb.connect(str(database)) as connection:
-        connection.execute("create schema solana")
         for table, found in files.items():
-            paths = [_local(lake, table, file, database.parent) for file in found if file.key in ranges]
-            listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-            connection.execute(f"create view solana.{table.short_name} as select * from read_parquet([{listed}], hive_partitioning = false)")
+            paths = [_local(lake, table, file, database.parent) for file in found if file.key in ranges or file.key == SCOPE]
+            if paths:
+                listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+                connection.execute(f"create schema if not exists {table.group}")
+                connection.execute(f"create view {table.group}.{table.short_name} as select * from read_parquet([{listed}], hive_partitioning = false)")
     return sorted(ranges)
 
 

@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Store:
     @cached_property
     def files(self) -> Any:
         """The pyarrow file system, connected on first use."""
-        options = {name: _typed(value) for name, value in self._options.items()}
+        options = {name: _typed(name, value) for name, value in self._options.items()}
         try:
             match self.scheme:
                 case "s3":
@@ -139,11 +140,9 @@ class Store:
     def sync(self, names: Iterable[str]) -> None:
         """Make files that another library wrote survive a loss of power. Object stores need nothing."""
         if self.is_local:
-            for name in names:
-                path = Path(self.path(name))
-                with contextlib.suppress(FileNotFoundError):
-                    _fsync(path)
-                    _fsync(path.parent)
+            paths = [path for path in map(Path, map(self.path, names)) if path.exists()]
+            for path in [*paths, *{path.parent for path in paths}]:
+                _fsync(path)
 
 
 class Upload:
@@ -236,7 +235,10 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _typed(value: str) -> str | bool | float:
+def _typed(name: str, value: str) -> object:
+    """An option as pyarrow wants it."""
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
-    return value
+    if name == "retry_time_limit":
+        return timedelta(seconds=float(value))
+    return float(value) if name.endswith("_timeout") else value

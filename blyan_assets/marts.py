@@ -11,7 +11,7 @@ module does.
 import hashlib
 import json
 import logging
-import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -107,7 +107,7 @@ class Dbt(DbtCliResource):  # type: ignore[misc]
     @classmethod
     def of(cls, project: Path) -> "Dbt":
         """For the project in this folder, which has its own profile."""
-        return cls(project_dir=str(project), profiles_dir=str(project), dbt_executable=_executable())
+        return cls(project_dir=str(project), profiles_dir=str(project), dbt_executable=_executable(), global_config_flags=["--no-use-colors"])
 
     @cached_property
     def _cli_version(self) -> Version:
@@ -118,39 +118,45 @@ class Dbt(DbtCliResource):  # type: ignore[misc]
 def marts_assets(settings: Settings, project: Path = PROJECT) -> list[dg.AssetsDefinition]:  # noqa: ARG001 - as every group of assets
     """The assets of the group."""
     tables = {dg.AssetKey([SCHEMA, name]): table for name, table in mart_tables(project).items()}
+    manifest = json.loads((parsed(project) / "manifest.json").read_text())
 
-    @dbt_assets(manifest=manifest_of(project), dagster_dbt_translator=MartTranslator(), name="marts", pool=MARTS_POOL)
+    @dbt_assets(manifest=manifest, dagster_dbt_translator=MartTranslator(), name="marts", pool=MARTS_POOL)
     def marts(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+        # What is not built in this run stands as it is in the lake, so that its checks can be run alone.
+        standing = [table for key, table in tables.items() if key not in context.selected_asset_keys]
         with failures(context), TemporaryDirectory(prefix="blyan-marts-") as folder:
-            store, database = lake.open(), Path(folder) / "scratch.duckdb"
-            ranges = prepare(store, database)
+            # A copy in which every path is the same in every run: dbt parses again when its profile or variables change.
+            copy = shutil.copytree(project, Path(folder) / "project", ignore=shutil.ignore_patterns("target", "logs"))
+            target = shutil.copytree(parsed(project), copy / "target")
+            store, database = lake.open(), target / "scratch.duckdb"
+            ranges = prepare(store, database, standing)
             context.log.info("Building from %d ranges, %s to %s", len(ranges), ranges[0], ranges[-1])
-            arguments = ["build", "--vars", json.dumps({"scratch": str(database)})]
-            build = Dbt.of(project).cli(arguments, context=context.op_execution_context, target_path=Path(folder) / "target", raise_on_error=False)
+            build = Dbt.of(copy).cli(["build"], context=context.op_execution_context, target_path=target, raise_on_error=False)
             built, checks = _outcome(context, build.stream())
             failed = {result.asset_key for result in checks if not result.passed and result.severity is dg.AssetCheckSeverity.ERROR}
             for key, seconds in built.items():
-                results = [result for result in checks if result.asset_key == key]
-                if key in failed:
-                    yield from results
-                else:
+                if key not in failed:
                     commit = publish(store, tables[key], database)
-                    yield _result(store.root, tables[key], commit, results, {"ranges": len(ranges), "seconds": seconds})
-            if failed:
-                names = ", ".join(sorted(key.path[-1] for key in failed))
+                    yield _result(store.root, tables[key], commit, {"ranges": len(ranges), "seconds": seconds})
+            yield from checks
+            if names := ", ".join(sorted(key.path[-1] for key in failed & built.keys())):
                 remedy = "see the failed checks; correct the model or the rows, and materialise it again"
                 raise PermanentError(f"tests of {names} failed, so the lake keeps what it had", where=SCHEMA, remedy=remedy)
-            if error := build.get_error():
+            if not failed and (error := build.get_error()):
                 raise error
 
     return [marts]
 
 
-def manifest_of(project: Path) -> dict[str, Any]:
-    """dbt's manifest of a project, made again when a file of the project or the version of dbt has changed (about five seconds).
+def parsed(project: Path) -> Path:
+    """The folder with what dbt makes of a project's files: `manifest.json`, and the state that spares the next dbt the parsing.
 
-    It is kept under the digest of what it was made from, so it needs no clock, and processes that load the definitions
-    at the same time do not disturb each other.
+    Made again when a file of the project or the version of dbt has changed, which takes about five seconds. It is kept under
+    the digest of what it was made from, so it needs no clock, and processes that load the definitions at once do not disturb
+    each other.
+
+    Raises:
+        PermanentError: dbt cannot parse the project.
     """
     files = [project / "dbt_project.yml", project / "profiles.yml"]
     for folder in ("models", "macros", "tests"):
@@ -158,22 +164,28 @@ def manifest_of(project: Path) -> dict[str, Any]:
     sha = hashlib.sha256(f"{version('dbt-core')} {version('dbt-duckdb')}".encode())
     for file in sorted(files):
         sha.update(f"\0{file.relative_to(project).as_posix()}\0".encode() + file.read_bytes())
-    kept = project / "target" / f"manifest-{sha.hexdigest()[:16]}.json"
-    if not kept.is_file():
+    kept = project / "target" / f"parsed-{sha.hexdigest()[:16]}"
+    if not kept.is_dir():
         log.info("Parsing the dbt project in %s", project)
         kept.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=kept.parent) as folder:
-            _parse(project, folder)
-            Path(folder, "manifest.json").replace(kept)
-    manifest: dict[str, Any] = json.loads(kept.read_text())
-    return manifest
+            made = Path(folder) / "made"
+            _parse(project, made)
+            try:
+                made.rename(kept)
+            except OSError:  # another process was first, and what it made is the same
+                if not kept.is_dir():
+                    raise
+    return kept
 
 
-def _parse(project: Path, target: str) -> None:
-    command = [_executable(), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project), "--target-path", target]
-    done = subprocess.run([*command, "--log-path", target], cwd=project, env=os.environ, capture_output=True, text=True, check=False)
+def _parse(project: Path, target: Path) -> None:
+    options = ["--project-dir", str(project), "--profiles-dir", str(project), "--target-path", str(target), "--log-path", str(target)]
+    done = subprocess.run([_executable(), "--quiet", "parse", *options], cwd=project, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PermanentError(f"dbt cannot parse the project: {done.stdout.strip()} {done.stderr.strip()}", where=str(project), remedy="correct the file it names")
+    for name in ("dbt.log", "perf_info.json", "semantic_manifest.json"):
+        (target / name).unlink(missing_ok=True)
 
 
 def _executable() -> str:
@@ -203,14 +215,11 @@ def _outcome(context: dg.AssetExecutionContext, events: Iterator[Any]) -> tuple[
     return built, checks
 
 
-def _result(
-    root: str, table: Table, commit: Commit, checks: Sequence[dg.AssetCheckResult], extra: Mapping[str, Any]
-) -> dg.MaterializeResult[Any]:
+def _result(root: str, table: Table, commit: Commit, extra: Mapping[str, Any]) -> dg.MaterializeResult[Any]:
     """What the step tells of one mart: the digest of its content as the data version, and where to look."""
     return dg.MaterializeResult(
         asset_key=dg.AssetKey(table.name.split("/")),
         data_version=dg.DataVersion(commit.digest),
-        check_results=checks,
         metadata={
             "dagster/row_count": commit.rows,
             "rows": commit.rows,

@@ -6,12 +6,13 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.fs as fs
 import pytest
 from lake_rows import LEDGER, REWARDS, rewards
 from object_stores import ObjectStore
 
 from blyan.digest import unit_of
-from blyan.errors import MissingObjectError, TransientError
+from blyan.errors import MissingObjectError
 from blyan.lake import Lake
 
 KEY = "000000000000"
@@ -25,8 +26,6 @@ def lake(store: ObjectStore) -> Lake:
 
 def names(lake: Lake) -> set[str]:
     """The data files that are in the store, whether a version names them or not."""
-    import pyarrow.fs as fs
-
     base = lake._store.path(REWARDS.name)
     found = lake._store.files.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
     return {info.path.removeprefix(f"{base}/") for info in found if info.is_file and "_delta_log" not in info.path}
@@ -109,15 +108,3 @@ def test_blobs_pins_and_logs(lake: Lake) -> None:
     for heights in ([0, 1], [1, 2]):
         lake.append(LEDGER, pa.table({"height": heights, "body": [str(height) for height in heights]}), logical_key=["height"])
     assert sorted(height for batch in lake.read(LEDGER) for height in batch["height"].to_pylist()) == [0, 1, 2]
-
-
-def test_a_store_that_cannot_be_reached_is_a_passing_trouble(store: ObjectStore) -> None:
-    if "://" not in store.root:
-        pytest.skip("a folder is always reached")
-    elsewhere = {name: value.replace("127.0.0.1", "127.0.0.2") for name, value in store.delta_options.items()}
-    lake = Lake(store.root, delta_options=elsewhere | FEW_RETRIES, file_options=store.file_options)
-    with pytest.raises(TransientError, match="the store failed"):
-        lake.version(REWARDS)
-
-
-FEW_RETRIES = {"max_retries": "0", "retry_timeout": "2s"}

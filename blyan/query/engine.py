@@ -11,11 +11,11 @@ that a filter on `slot_range` leaves, and only the row groups that a filter on t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from blyan.errors import MissingObjectError, PermanentError
-from blyan.lake import CONTENT_COLUMN, Lake
+from blyan.lake import Lake
 from blyan.schemas import TABLES, Table
 from blyan.solana.slots import SlotRange
 
@@ -52,22 +52,30 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
     if not files:
         return
     connection.execute(f'create schema if not exists "{table.group}"')
+    name = f'"{table.group}"."{table.short_name}"'
     if lake.store.is_local:
+        # From the path, not `hive_partitioning`: compaction adds a folder level, and DuckDB wants all paths alike. It still prunes files by it.
+        partitions = "".join(f", regexp_extract(filename, '/{column}=([^/]*)/', 1) as {column}" for column in table.partition_by)
         paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in files)
-        types = ", ".join(f"'{name}': varchar" for name in (*table.partition_by, CONTENT_COLUMN))
-        rows = f"read_parquet([{paths}], hive_partitioning = true, hive_types_autocast = false, hive_types = {{{types}}})"
+        connection.execute(f"create or replace view {name} as select *{partitions} from read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608
     else:
         # DuckDB reaches a bucket only through an extension that must be downloaded; pyarrow's file system is there.
         import pyarrow as pa
         from pyarrow import dataset
 
-        by_path = dataset.partitioning(pa.schema([(name, pa.string()) for name in (*table.partition_by, CONTENT_COLUMN)]), flavor="hive")
-        paths_in_store = [lake.store.path(f"{table.name}/{file.name}") for file in files]
+        parquet, by = dataset.ParquetFileFormat(), table.partition_by
+        fragments = [
+            parquet.make_fragment(
+                lake.store.path(f"{table.name}/{file.name}"),
+                lake.store.files,
+                partition_expression=dataset.field(by[0]) == file.key if by else None,
+            )
+            for file in files
+        ]
+        schema = table.delta_schema() if by else table.arrow_schema()
         rows = f"files_of_{table.group}_{table.short_name}"
-        connection.register(rows, dataset.dataset(paths_in_store, filesystem=lake.store.files, format="parquet", partitioning=by_path))
-    hidden = f" exclude ({CONTENT_COLUMN})" if table.partition_by else ""
-    # A view over an object of this process is temporary, and only a permanent one can have a schema.
-    connection.execute(f'create or replace view "{table.group}"."{table.short_name}" as select *{hidden} from {rows}')  # noqa: S608
+        connection.register(rows, dataset.FileSystemDataset(fragments, pa.schema(schema), parquet, lake.store.files))
+        connection.execute(f"create or replace view {name} as select * from {rows}")  # noqa: S608
 
 
 def mentioned(sql: str) -> list[Table]:
@@ -77,24 +85,21 @@ def mentioned(sql: str) -> list[Table]:
 
 
 @contextlib.contextmanager
-def query_errors(sql: str, missing: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn DuckDB's errors into ours, with a remedy where there is one.
-
-    Args:
-        sql: the query, to point at.
-        missing: by name of a table that is not there yet, what to do about it.
+def query_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Turn DuckDB's errors into ours.
 
     Raises:
-        MissingObjectError: the query names a table that is not there.
-        PermanentError: the query is wrong, or needs more memory than there is.
+        MissingObjectError: the query names a table, column or function that is not there.
+        PermanentError: the query is wrong in another way, or needs more memory than there is.
     """
     import duckdb
 
     try:
         yield
     except duckdb.CatalogException as error:
-        first = str(error).partition("\n")[0].removeprefix("Catalog Error: ")
-        remedy = "\n".join(remedy for name, remedy in (missing or {}).items() if name in sql.lower())
-        raise MissingObjectError(first, where=sql.strip(), remedy=remedy or "`blyan ranges` lists the tables and what they hold") from error
+        found = connection.execute("select table_schema || '.' || table_name from information_schema.tables order by all").fetchall()
+        there = ", ".join(name for (name,) in found) or "no table"
+        what = str(error).removeprefix("Catalog Error: ").partition("\n")[0]
+        raise MissingObjectError(what, remedy=f"the lake has {there}; `blyan ingest --slots A-B` makes tables") from error
     except duckdb.Error as error:
-        raise PermanentError(str(error).strip(), where="blyan sql") from error
+        raise PermanentError(str(error).strip()) from error

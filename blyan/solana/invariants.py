@@ -404,7 +404,7 @@ def check_range(
     findings = [Finding(item, checked=sum(file.rows for file in files[item.table.name])) for item in invariants]
     with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "threads": THREADS}) as connection:
         for table in _WHOLE:
-            _expose(connection, lake, table, files[table.name], slots)
+            _expose(connection, lake, table, files[table.name], None)
         half_fee_before = FULL_PRIORITY_FEE_SLOT if genesis_hash in (None, MAINNET_GENESIS_HASH) else slots.last + 1
         connection.execute(
             "create temp table bounds as select ?::bigint as first, ?::bigint as last, ?::bigint as half_fee_before",
@@ -435,26 +435,25 @@ def _windows(slots: SlotRange, count: int) -> Iterator[SlotRange]:
 
 
 def _expose(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, files: Sequence[DataFile], slots: SlotRange, *, name: str | None = None
+    connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, files: Sequence[DataFile], slots: SlotRange | None, *, name: str | None = None
 ) -> None:
-    """Make the rows of some slots a view named as the table is."""
+    """Make the rows of some slots, or all of them, a view named as the table is."""
     name = name or table.short_name
-    unplaced = table is schemas.QUARANTINE  # the one table with rows of no slot
-    near = [
-        file for file in files if file.slot_min is None or file.slot_max is None or (file.slot_min <= slots.last and file.slot_max >= slots.first)
-    ]
+    near = [file for file in files if slots is None or _may_hold(file, slots)]
     if "://" in lake.root or not near:
         # DuckDB reaches a bucket only through an extension that must be downloaded, and does not take a list of no files.
+        first, last = (None, None) if slots is None else (slots.first, slots.last)
         keys = sorted({file.key for file in near if file.key})
-        first, last = (None, None) if unplaced else (slots.first, slots.last)
         batches = [batch for key in keys for batch in lake.read(table, key=key, first_slot=first, last_slot=last)]
         connection.register(name, pa.Table.from_batches(batches, table.arrow_schema()))
         return
     paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in near)
-    connection.execute(
-        f"create or replace temp view {name} as select * from read_parquet([{paths}], hive_partitioning = false)"  # noqa: S608
-        f" where {table.key[0]} between {slots.first} and {slots.last}{f' or {table.key[0]} is null' if unplaced else ''}"
-    )
+    where = "" if slots is None else f" where {table.key[0]} between {slots.first} and {slots.last}"
+    connection.execute(f"create or replace temp view {name} as select * from read_parquet([{paths}], hive_partitioning = false){where}")  # noqa: S608
+
+
+def _may_hold(file: DataFile, slots: SlotRange) -> bool:
+    return file.slot_min is None or file.slot_max is None or (file.slot_min <= slots.last and file.slot_max >= slots.first)
 
 
 def _expose_parent(connection: duckdb.DuckDBPyConnection, lake: Lake, slots: SlotRange) -> None:

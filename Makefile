@@ -1,0 +1,61 @@
+# Verbs for people and for CI. PYTHON names the interpreter that makes .venv: any from 3.11.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+HOME_OF_DAGSTER := $(CURDIR)/.blyan/dagster
+MANIFEST := dbt_project/target/manifest.json
+DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
+
+.PHONY: demo test test-slow check dev bench install clean
+.DEFAULT_GOAL := demo
+
+## install: .venv from the lock file, once; again only when the lock or the project's metadata changes
+install: $(STAMP) $(if $(DBT_FILES),$(MANIFEST))
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Blyan needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# The lock names every package, so nothing has to be resolved: that takes pip twelve minutes.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# What dbt knows of the project, which the graph is built from.
+$(MANIFEST): $(STAMP) $(DBT_FILES)
+	DO_NOT_TRACK=1 $(BIN)/dbt --quiet parse --project-dir dbt_project --profiles-dir dbt_project
+	touch $@
+
+## demo: the whole graph on the embedded chain, then what it made
+demo: install
+	$(BIN)/blyan demo
+
+## test: everything but the slow tests
+test: install
+	$(BIN)/python -m pytest -m "not slow and not cloud"
+
+## test-slow: the slow tests
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not cloud"
+
+## check: style, types, and whether the generated docs are fresh
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@if [ -f blyan/docs.py ]; then $(BIN)/python -m blyan.docs --check; fi
+
+## dev: the graph in a browser, at http://localhost:3000
+dev: install
+	mkdir -p $(HOME_OF_DAGSTER)
+	cp dagster.yaml $(HOME_OF_DAGSTER)/dagster.yaml
+	DAGSTER_HOME=$(HOME_OF_DAGSTER) $(BIN)/dagster dev -w workspace.yaml
+
+## bench: every benchmark, one JSON line a figure
+bench: install
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+## clean: the environment, caches and the local lake
+clean:
+	rm -rf $(VENV) .blyan .pytest_cache .mypy_cache .ruff_cache dbt_project/target dbt_project/logs build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
