@@ -123,7 +123,9 @@ BLOCKS = Table(
         _shared("leader_reward", LAMPORTS, "Lamports of the leader's `Fee` reward. Null where the block has none."),
         _shared("leader", TEXT, "Account that received the leader's `Fee` reward."),
         _column("parent_slot", COUNT, "Slot of the parent block; the slots between were skipped."),
-        _column("transaction_detail", TEXT, "How much of each transaction the source gave: `full`, `accounts`, `signatures` or `none`.", nullable=False),
+        _column(
+            "transaction_detail", TEXT, "How much of each transaction the source gave: `full`, `accounts`, `signatures` or `none`.", nullable=False
+        ),
     ),
     ("slot",),
 )
@@ -140,11 +142,23 @@ TRANSACTIONS = Table(
         _shared("index", COUNT, "Position in the block, from 0.", nullable=False),
         _shared("fee", LAMPORTS, "Lamports charged: base fee plus priority fee."),
         _STATUS,
-        _shared("err", TEXT, "Why it failed, in the runtime's words, such as `Error processing Instruction 1: custom program error: 0x14`. Null on success."),
+        _shared(
+            "err",
+            TEXT,
+            "Why it failed, in the runtime's words, such as `Error processing Instruction 1: custom program error: 0x14`. Null on success.",
+        ),
         _shared("compute_units_consumed", COUNT, "Compute units consumed. Null before the cluster recorded it."),
-        _shared("accounts", _list_of(pubkey=TEXT, signer=pa.bool_(), writable=pa.bool_()), "Every account, loaded addresses included, in the order that instructions index."),
+        _shared(
+            "accounts",
+            _list_of(pubkey=TEXT, signer=pa.bool_(), writable=pa.bool_()),
+            "Every account, loaded addresses included, in the order that instructions index.",
+        ),
         _shared("log_messages", TEXT_LIST, "Program logs, verbatim. Null where not recorded; the runtime truncates them at 10 kB."),
-        _shared("balance_changes", _list_of(account=TEXT, before=LAMPORTS, after=LAMPORTS), "Lamports before and after, for every account, changed or not, aligned with `accounts`."),
+        _shared(
+            "balance_changes",
+            _list_of(account=TEXT, before=LAMPORTS, after=LAMPORTS),
+            "Lamports before and after, for every account, changed or not, aligned with `accounts`.",
+        ),
         _shared("pre_token_balances", TOKEN_BALANCES, "Token balances before, in base units."),
         _shared("post_token_balances", TOKEN_BALANCES, "Token balances after, in base units."),
         _column("version", TEXT, "`legacy` or `0`. Null where the source does not tell (BigQuery)."),
@@ -153,11 +167,19 @@ TRANSACTIONS = Table(
         _column("error_json", TEXT, "The error as RPC gives it, canonical JSON. Null on success, and through BigQuery."),
         _column("loaded_writable_addresses", TEXT_LIST, "Writable accounts loaded from address lookup tables. Null where not recorded."),
         _column("loaded_readonly_addresses", TEXT_LIST, "Read-only accounts loaded from address lookup tables. Null where not recorded."),
-        _column("address_table_lookups", _list_of(account_key=TEXT, writable_indexes=COUNT_LIST, readonly_indexes=COUNT_LIST), "The lookup tables named by the message. Null where the source does not tell."),
+        _column(
+            "address_table_lookups",
+            _list_of(account_key=TEXT, writable_indexes=COUNT_LIST, readonly_indexes=COUNT_LIST),
+            "The lookup tables named by the message. Null where the source does not tell.",
+        ),
         _column("cost_units", COUNT, "Cost the scheduler charged to the block's limit. Null before 2025."),
         _column("compute_unit_limit", COUNT, "Limit set by a compute budget instruction. Null where none did."),
         _column("compute_unit_price_micro_lamports", LAMPORTS, "Price per compute unit set by a compute budget instruction. Null where none did."),
-        _column("priority_fee_lamports", LAMPORTS, "The fee above 5,000 lamports a signature, precompile signatures counted. Null without instructions or metadata."),
+        _column(
+            "priority_fee_lamports",
+            LAMPORTS,
+            "The fee above 5,000 lamports a signature, precompile signatures counted. Null without instructions or metadata.",
+        ),
         _column("return_data_program_id", TEXT, "Program that returned data."),
         _column("return_data", TEXT, "The returned data, base64."),
     ),
@@ -180,9 +202,15 @@ INSTRUCTIONS = Table(
         _shared("program", TEXT, "Name of the program, such as `system`, `spl-token`, `vote`. Null where not decoded."),
         _shared("program_id", TEXT, "Account of the program."),
         _shared("instruction_type", TEXT, "Name of the instruction, such as `transferChecked`. Null where not decoded."),
-        _shared("params", _list_of(key=TEXT, value=TEXT), "Decoded parameters by name, in the order of their names; each value is JSON. Null where not decoded."),
+        _shared(
+            "params",
+            _list_of(key=TEXT, value=TEXT),
+            "Decoded parameters by name, in the order of their names; each value is JSON. Null where not decoded.",
+        ),
         _TX_INDEX,
-        _column("ordinal", COUNT, "Position in the transaction, in execution order: an outer instruction, then the inner ones it invoked.", nullable=False),
+        _column(
+            "ordinal", COUNT, "Position in the transaction, in execution order: an outer instruction, then the inner ones it invoked.", nullable=False
+        ),
         _column("stack_height", COUNT, "Depth of the call: 1 for an outer instruction. Null for an inner one in older data."),
     ),
     ("block_slot", "tx_index", "ordinal"),

@@ -33,9 +33,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="Options of the pyarrow file system for the lake (JSON): the same store, for Parquet files and blobs."
     )
 
-    source: Literal["embedded", "archive", "rpc", "bigquery"] = Field(
-        "embedded", description="Where blocks come from."
-    )
+    source: Literal["embedded", "archive", "rpc", "bigquery"] = Field("embedded", description="Where blocks come from.")
     first_slot: int = Field(0, ge=0, description="First slot of the grid of ranges.")
     horizon_slot: int = Field(1_000, gt=0, description="First slot after the grid.")
     slots_per_range: int = Field(100, gt=0, description="Slots in a range, the unit of partitioning. Production: 54000, an eighth of an epoch.")
@@ -44,9 +42,7 @@ class Settings(BaseSettings):
     )
 
     archive: str | None = Field(None, description="Folder or bucket of recorded getBlock responses, for BLYAN_SOURCE=archive.")
-    archive_max_bytes: int = Field(
-        1 << 30, gt=0, description="Most bytes one archived file may decompress to; a larger one is quarantined."
-    )
+    archive_max_bytes: int = Field(1 << 30, gt=0, description="Most bytes one archived file may decompress to; a larger one is quarantined.")
 
     rpc_url: str = Field("https://api.mainnet-beta.solana.com", description="Solana JSON-RPC endpoint, for BLYAN_SOURCE=rpc.")
     rpc_concurrency: int = Field(8, ge=1, le=256, description="getBlock calls in flight at once.")
@@ -57,9 +53,7 @@ class Settings(BaseSettings):
     )
 
     bigquery_project: str | None = Field(None, description="Google Cloud project that is billed, for BLYAN_SOURCE=bigquery.")
-    bigquery_dataset: str = Field(
-        "bigquery-public-data.crypto_solana_mainnet_us", description="Dataset to read, `project.dataset`."
-    )
+    bigquery_dataset: str = Field("bigquery-public-data.crypto_solana_mainnet_us", description="Dataset to read, `project.dataset`.")
     bigquery_maximum_bytes_billed: int = Field(
         200_000_000_000, gt=0, description="Most bytes the queries of one range may bill; a dry run that exceeds it stops the run before it costs."
     )
@@ -85,8 +79,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file over defaults."""
         path = Path(os.environ.get(f"{PREFIX}CONFIG", "blyan.toml"))
@@ -105,9 +99,7 @@ def load_settings(**overrides: object) -> Settings:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise SettingError(
-            f"unknown setting {', '.join(unknown)}", where="environment", remedy="`blyan doctor` lists the settings"
-        )
+        raise SettingError(f"unknown setting {', '.join(unknown)}", where="environment", remedy="`blyan doctor` lists the settings")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

@@ -19,16 +19,3 @@ FOLLOWS_CONTENT = (
     .with_label("follows the content of what it is made from")
 )
 """For an asset of the same partitions as its parents: once per change of a parent's data version, when no parent is missing or running."""
-
-FOLLOWS_CHECKED_CONTENT = (
-    dg.AutomationCondition.eager()
-    .replace("newly_updated", dg.AutomationCondition.data_version_changed())
-    # An asset without partitions would wait until every range of the grid has been materialised.
-    .without(~dg.AutomationCondition.any_deps_missing())
-    .__and__(dg.AutomationCondition.all_deps_blocking_checks_passed())
-    .with_label("follows checked content, whatever ranges there are yet")
-)
-"""For an unpartitioned asset over many ranges, such as a mart: once the parents' runs are over and their blocking checks passed.
-
-A blocking check stops only the assets of its own run, so the condition asks for it again.
-"""

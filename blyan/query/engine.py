@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
-from blyan.schemas import TABLES, Table
+from blyan.schemas import RANGE_COLUMN, TABLES, Table
 from blyan.solana.slots import SlotRange
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def connect(
     Args:
         lake: where the tables are.
         tables: those to expose, all by default; each costs one look into its log.
-        slots: leave out files that hold none of these slots; rows of other slots may remain.
+        slots: leave out files that hold none of these slots; rows of other slots may remain, and marts stay whole.
         database: file of the database that holds the views.
     """
     import duckdb
@@ -39,12 +39,20 @@ def connect(
     # A reader in another time zone must not read other timestamps.
     connection = duckdb.connect(database)
     connection.execute("set timezone = 'UTC'")
-    for table in TABLES.values() if tables is None else tables:
+    for table in all_tables() if tables is None else tables:
         _expose(connection, lake, table, slots)
     return connection
 
 
+def all_tables() -> list[Table]:
+    """Every table that the lake may have, marts included."""
+    from blyan.marts import mart_tables
+
+    return [*TABLES.values(), *mart_tables().values()]
+
+
 def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None) -> None:
+    slots = slots if table.partition_by == (RANGE_COLUMN,) else None
     files = lake.files(table, first_slot=slots.first if slots else None, last_slot=slots.last if slots else None)
     if not files:
         # An empty list is an error to DuckDB; a partition that holds none of the slots gives no rows of them.
@@ -81,7 +89,7 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
 def mentioned(sql: str) -> list[Table]:
     """The tables whose names occur in the text; all of them where none does, as in `show all tables`."""
     text = sql.lower()
-    return [table for table in TABLES.values() if table.short_name in text] or list(TABLES.values())
+    return [table for table in all_tables() if table.short_name in text] or all_tables()
 
 
 @contextlib.contextmanager

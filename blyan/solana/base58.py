@@ -30,7 +30,8 @@ def encode(data: bytes) -> str:
     zeros = len(data) - len(data.lstrip(b"\0"))
     if zeros == len(data):
         return "1" * zeros
-    return "1" * zeros + gmpy2.mpz.from_bytes(data).digits(58).translate(_FROM_GMP)
+    digits: str = gmpy2.mpz.from_bytes(data).digits(58)
+    return "1" * zeros + digits.translate(_FROM_GMP)
 
 
 def decode(text: str) -> bytes:
@@ -45,7 +46,8 @@ def decode(text: str) -> bytes:
         return b"\0" * zeros
     if stripped.isalnum():
         number = gmpy2.mpz(stripped.translate(_TO_GMP), 58)
-        return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)
+        content: bytes = number.to_bytes((number.bit_length() + 7) // 8)
+        return b"\0" * zeros + content
     raise ValueError(f"not base58: {text[:40]!r}")
 
 

@@ -122,7 +122,9 @@ def decode_rows(slot: int, payload: bytes) -> Block:
     try:
         rows = _decode_payload(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRecordError(f"not the rows of a block: {error}", reason="not_a_block", where=f"slot {slot}", remedy="read the range again") from error
+        raise BadRecordError(
+            f"not the rows of a block: {error}", reason="not_a_block", where=f"slot {slot}", remedy="read the range again"
+        ) from error
     by_signature: dict[str, list[_Instruction]] = {}
     for instruction in rows.instructions:
         by_signature.setdefault(instruction.tx_signature, []).append(instruction)

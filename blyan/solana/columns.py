@@ -120,7 +120,7 @@ def texts(arrays: Sequence[bytes]) -> tuple[pa.StringArray, Ints]:
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(body)), counts
 
 
-def interleave(pieces: Sequence[tuple[npt.NDArray[np.generic], Ints]]) -> tuple[npt.NDArray[np.generic], Ints]:
+def interleave(pieces: Sequence[tuple[npt.NDArray[Any], Ints]]) -> tuple[npt.NDArray[Any], Ints]:
     """Join ragged columns row by row: all of row 0's pieces, then row 1's.
 
     Args:

@@ -256,45 +256,44 @@ def decode(slot: int, payload: bytes, form: Format) -> Block:
         return decode_rows(slot, payload)
     bad: list[BadTransaction] = []
     try:
-        result: _Result | _LooseResult = _decode_result(payload)
-        result = result.result or result
-        transactions = result.transactions
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        strict = _decode_result(payload)
+        strict = strict.result or strict
+        transactions = list(enumerate(strict.transactions or ()))
+        result: _Result | _LooseResult = strict
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         result, transactions = _tolerant(payload, slot, bad)
     if result.blockhash is None:
         raise BadRecordError(
-            f"the response for slot {slot} has no block hash", reason="not_a_block", where=f"slot {slot}", remedy="fetch the block again with getBlock"
+            f"the response for slot {slot} has no block hash",
+            reason="not_a_block",
+            where=f"slot {slot}",
+            remedy="fetch the block again with getBlock",
         )
-    for index, transaction in enumerate(transactions or ()):  # type: ignore[var-annotated]
-        if transaction is not None:
-            transaction.index = index
-    good = [transaction for transaction in transactions or () if transaction is not None] if bad else transactions or []
-    return _block(slot, result, good, bad)  # type: ignore[arg-type]
+    for index, transaction in transactions:
+        transaction.index = index
+    return _block(slot, result, [transaction for _, transaction in transactions], bad)
 
 
-def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_LooseResult, list[Transaction | None] | None]:
-    """Read transactions one by one; those that cannot be read go to `bad` and leave None in their place."""
+def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_LooseResult, list[tuple[int, Transaction]]]:
+    """Read transactions one by one, each with its place; those that cannot be read go to `bad`."""
     try:
         loose = _decode_loose(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = "invalid_utf8" if isinstance(error, UnicodeDecodeError) or "utf-8" in str(error).lower() else "not_a_block"
         raise BadRecordError(
             f"the response for slot {slot} is not a block: {error}", reason=reason, where=f"slot {slot}", remedy="fetch the block again with getBlock"
         ) from error
     loose = loose.result or loose
-    if loose.transactions is None:
-        return loose, None
-    transactions: list[Transaction | None] = []
-    for index, raw in enumerate(loose.transactions):
+    transactions = []
+    for index, raw in enumerate(loose.transactions or ()):
         try:
-            transactions.append(_decode_transaction(raw))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            transactions.append(None)
+            transactions.append((index, _decode_transaction(raw)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             bad.append(BadTransaction(index, "malformed_transaction", str(error), bytes(raw)))
     return loose, transactions
 
 
-def _block(slot: int, result: _Result, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
+def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
     detail, kind = _detail_and_kind(result, transactions)
     if kind is Kind.BINARY:
         transactions = _read_messages(transactions, bad)
@@ -316,7 +315,7 @@ def _block(slot: int, result: _Result, transactions: list[Transaction], bad: lis
     )
 
 
-def _detail_and_kind(result: _Result, transactions: list[Transaction]) -> tuple[str, Kind]:
+def _detail_and_kind(result: _Result | _LooseResult, transactions: list[Transaction]) -> tuple[str, Kind]:
     if result.transactions is None:
         return ("none" if result.signatures is None else "signatures"), Kind.COMPILED
     if not transactions:

@@ -22,7 +22,7 @@ from blyan import schemas
 from blyan.digest import UNIT_SLOTS, unit_of
 from blyan.errors import BadRecordError, MissingObjectError, SettingError, WrongChainError
 from blyan.lake import Commit, Lake
-from blyan.schemas import RAW_BLOCKS, Table
+from blyan.schemas import RAW_BLOCKS
 from blyan.solana.decode import Block, decode
 from blyan.solana.normalise import normalise
 from blyan.solana.slots import SlotRange
@@ -101,7 +101,9 @@ def _placed(records: Iterable[RawRecord], slots: SlotRange, unplaced: list[RawRe
             (unplaced if record.slot is None or record.slot not in slots else held).append(record)
             continue
         if record.slot != expected:
-            raise SettingError(f"the source gave slot {record.slot} where {expected} was due", where="BLYAN_SOURCE", remedy="report this as a defect of the source")
+            raise SettingError(
+                f"the source gave slot {record.slot} where {expected} was due", where="BLYAN_SOURCE", remedy="report this as a defect of the source"
+            )
         yield from _due(held, before=expected)
         yield record
         expected += 1
@@ -220,7 +222,8 @@ _done_slots: Any = None
 
 
 def _share(counter: Any) -> None:
-    global _done_slots  # noqa: PLW0603 - a worker process has one counter, given when it starts
+    # A worker process has one counter, given when it starts.
+    global _done_slots
     _done_slots = counter
     # One thread each: the workers themselves are the parallelism.
     pa.set_cpu_count(1)
@@ -300,8 +303,8 @@ def _count(tally: _Tally, tables: Mapping[str, pa.Table]) -> None:
 
 def _raw(lake: Lake, slots: SlotRange, part: SlotRange | None) -> list[dict[str, Any]]:
     """Raw rows of some slots, or the rejected ones without a slot."""
-    bounds = {"first_slot": part.first, "last_slot": part.last} if part else {"last_slot": -1}
-    rows = [row for batch in lake.read(RAW_BLOCKS, key=slots.key, **bounds) for row in batch.to_pylist()]
+    first, last = (part.first, part.last) if part else (None, -1)
+    rows = [row for batch in lake.read(RAW_BLOCKS, key=slots.key, first_slot=first, last_slot=last) for row in batch.to_pylist()]
     return [row for row in rows if (row["block_slot"] is None) == (part is None)]
 
 
@@ -335,9 +338,7 @@ def _normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
     parts.append(normalise(batch))
     blocks += batch
     tables = {table.name: pa.concat_tables([part[table.name] for part in parts], promote_options="permissive") for table in schemas.NORMALISED}
-    bad = failures + [
-        _bad_row(block.slot, item.index, item.reason, item.detail, item.raw, None) for block in blocks for item in block.bad
-    ]
+    bad = failures + [_bad_row(block.slot, item.index, item.reason, item.detail, item.raw, None) for block in blocks for item in block.bad]
     rejected = _quarantine_rows([row for row in rows if row["state"] == SlotState.REJECTED])
     tables[schemas.QUARANTINE.name] = _numbered(bad + rejected)
     tables[schemas.COMPLETENESS.name] = _completeness(statement, blocks, tables[schemas.QUARANTINE.name])

@@ -189,7 +189,7 @@ class Templates:
         moves = self.moves
         self.move[number:] = range(len(moves.kind), len(moves.kind) + size)
         moves.kind += [kind] * size
-        moves.roles += zip(*(_role(by_name, names, size) for names in _ROLES[kind]), strict=True)  # type: ignore[arg-type]
+        moves.roles += zip(*(_role(by_name, names, size) for names in _ROLES[kind]), strict=True)
         if "tokenAmount" in texts_of:
             amounts = [_exact(amount) for amount in texts_of["tokenAmount"]]
             moves.value += [amount for amount, _ in amounts]
@@ -346,7 +346,7 @@ def _compiled_programs_and_accounts(
     if ((program_index < 0) | (program_index >= limit)).any():
         raise BadRecordError("an instruction names a program outside the accounts", reason="account_index")
     if batch.kind is Kind.BINARY:
-        blobs: list[bytes] = [item.accounts for item in outer]  # type: ignore[misc]
+        blobs: list[bytes] = [item.accounts for item in outer]
         outer_accounts = np.frombuffer(b"".join(blobs), np.uint8).astype(np.uint64)
         inner_accounts, inner_counts = numbers([item.accounts for item in inner])
         accounts = np.concatenate([outer_accounts, inner_accounts])
@@ -478,6 +478,7 @@ def data_column(instructions: Instructions, undecoded: Mask) -> pa.DictionaryArr
     used = np.zeros(len(instructions.data), np.bool_)
     used[instructions.data_of[undecoded]] = True
     pool = [
-        ("" if not keep else item if isinstance(item, str) else base58.encode(item)) for item, keep in zip(instructions.data, used.tolist(), strict=True)
+        ("" if not keep else item if isinstance(item, str) else base58.encode(item))
+        for item, keep in zip(instructions.data, used.tolist(), strict=True)
     ]
     return coded(instructions.data_of, strings(pool), ~undecoded)

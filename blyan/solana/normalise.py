@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from blyan import schemas
@@ -534,7 +536,7 @@ def _balance_changes_columns(batch: Batch, balances: _Balances, tokens: _TokenBa
     def merge(lamports: U64, amounts: U64) -> U64:
         return np.concatenate([lamports[moved], amounts])[order]
 
-    def of_token(values: Ints | Codes | Mask, fill: bool | int) -> Ints:
+    def of_token(values: npt.NDArray[Any], fill: bool | int) -> npt.NDArray[Any]:
         return np.concatenate([np.full(size, fill, values.dtype), values])[order]
 
     before, after = merge(balances.before, token.before), merge(balances.after, token.after)

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import Any
 
 import msgspec
 
@@ -55,7 +56,7 @@ class Decoded:
     text: str | None = None
 
 
-class _Unfit(ValueError):
+class _UnfitError(ValueError):
     """The bytes are not the instruction that their tag says."""
 
 
@@ -75,7 +76,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         piece = self.data[self.at : self.at + size]
         if len(piece) != size:
-            raise _Unfit("too short")
+            raise _UnfitError("too short")
         self.at += size
         return piece
 
@@ -85,7 +86,7 @@ class _Reader:
     def flag(self) -> bool:
         tag = self.take(1)[0]
         if tag > 1:
-            raise _Unfit("not an option")
+            raise _UnfitError("not an option")
         return tag == 1
 
     def string(self) -> str:
@@ -103,13 +104,13 @@ class _Reader:
                 break
             shift += 7
         if value >> 64:
-            raise _Unfit("varint over u64")
+            raise _UnfitError("varint over u64")
         return value
 
     def short_length(self) -> int:
         value = self.varint()
         if value > 0xFFFF:
-            raise _Unfit("length over u16")
+            raise _UnfitError("length over u16")
         return value
 
 
@@ -130,7 +131,7 @@ def _enum(*names: str) -> Callable[[_Reader], str]:
     def read(reader: _Reader) -> str:
         tag = reader.take(1)[0]
         if tag >= len(names):
-            raise _Unfit("unknown variant")
+            raise _UnfitError("unknown variant")
         return f'"{names[tag]}"'
 
     return read
@@ -140,7 +141,7 @@ def _enum_u32(*names: str) -> Callable[[_Reader], str]:
     def read(reader: _Reader) -> str:
         tag = reader.integer(4)
         if tag >= len(names):
-            raise _Unfit("unknown variant")
+            raise _UnfitError("unknown variant")
         return f'"{names[tag]}"'
 
     return read
@@ -160,12 +161,12 @@ def _base64_bytes(reader: _Reader) -> str:
 
 
 _EXTENSIONS = (
-    "uninitialized transferFeeConfig transferFeeAmount mintCloseAuthority confidentialTransferMint confidentialTransferAccount "
-    "defaultAccountState immutableOwner memoTransfer nonTransferable interestBearingConfig cpiGuard permanentDelegate "
-    "nonTransferableAccount transferHook transferHookAccount confidentialTransferFeeConfig confidentialTransferFeeAmount "
-    "metadataPointer tokenMetadata groupPointer tokenGroup groupMemberPointer tokenGroupMember confidentialMintBurn "
-    "scaledUiAmountConfig pausableConfig pausableAccount"
-).split()
+    "uninitialized", "transferFeeConfig", "transferFeeAmount", "mintCloseAuthority", "confidentialTransferMint", "confidentialTransferAccount",
+    "defaultAccountState", "immutableOwner", "memoTransfer", "nonTransferable", "interestBearingConfig", "cpiGuard", "permanentDelegate",
+    "nonTransferableAccount", "transferHook", "transferHookAccount", "confidentialTransferFeeConfig", "confidentialTransferFeeAmount",
+    "metadataPointer", "tokenMetadata", "groupPointer", "tokenGroup", "groupMemberPointer", "tokenGroupMember", "confidentialMintBurn",
+    "scaledUiAmountConfig", "pausableConfig", "pausableAccount",
+)  # fmt: skip
 
 
 def _extension_types(reader: _Reader) -> str | None:
@@ -173,7 +174,7 @@ def _extension_types(reader: _Reader) -> str | None:
     while reader.at < len(reader.data):
         tag = reader.integer(2)
         if tag >= len(_EXTENSIONS):
-            raise _Unfit("unknown extension")
+            raise _UnfitError("unknown extension")
         names.append(_EXTENSIONS[tag])
     return to_json(names) if names else None
 
@@ -209,7 +210,9 @@ _READ: dict[str, Callable[[_Reader], str | None]] = {
 }  # fmt: skip
 
 
-_FIXED: dict[str, tuple[str, Callable[[object], str]]] = {
+_AMOUNT_AND_DECIMALS = struct.Struct("<QB")
+
+_FIXED: dict[str, tuple[str, Callable[[Any], str]]] = {
     "u8": ("B", str),
     "u16": ("H", str),
     "u32": ("I", str),
@@ -217,12 +220,10 @@ _FIXED: dict[str, tuple[str, Callable[[object], str]]] = {
     "i16": ("h", str),
     "i64": ("q", str),
     "amount": ("Q", '"{}"'.format),
-    "token_amount": ("9s", lambda data: token_amount(*_AMOUNT_AND_DECIMALS.unpack(data))),  # type: ignore[arg-type]
-    "pubkey": ("32s", lambda data: f'"{base58(data)}"'),  # type: ignore[arg-type]
+    "token_amount": ("9s", lambda data: token_amount(*_AMOUNT_AND_DECIMALS.unpack(data))),
+    "pubkey": ("32s", lambda data: f'"{base58(data)}"'),
 }
 """Fields of one size: their `struct` format, and the JSON text of a value."""
-
-_AMOUNT_AND_DECIMALS = struct.Struct("<QB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ class Shape:
     names: tuple[str, ...]
     sources: tuple[int, ...]
     packing: struct.Struct
-    formats: tuple[Callable[[object], str], ...]
+    formats: tuple[Callable[[Any], str], ...]
 
     def columns(self, data: Sequence[bytes], at: int) -> list[list[str]]:
         """JSON texts of each field of the data, one list per field, read from offset `at`."""
@@ -291,7 +292,7 @@ class Layout:
             ValueError: the layout does not fit.
         """
         if account_count < self.required:
-            raise _Unfit("too few accounts")
+            raise _UnfitError("too few accounts")
         params: dict[str, Value] = {name.rstrip("?"): position for position, name in enumerate(self.accounts) if position < account_count}
         reader = _Reader(data, at)
         for name, kind in self.data:
@@ -456,7 +457,9 @@ _TOKEN_METADATA = {
     bytes((210, 225, 30, 162, 88, 184, 77, 141)): _layout(
         "initializeTokenMetadata", "metadata updateAuthority mint mintAuthority", "name:borsh_string symbol:borsh_string uri:borsh_string"
     ),
-    bytes((215, 228, 166, 228, 84, 100, 86, 123)): _layout("updateTokenMetadataAuthority", "metadata updateAuthority", "newAuthority:nonzero_pubkey_or_null"),
+    bytes((215, 228, 166, 228, 84, 100, 86, 123)): _layout(
+        "updateTokenMetadataAuthority", "metadata updateAuthority", "newAuthority:nonzero_pubkey_or_null"
+    ),
 }
 
 _ASSOCIATED_TOKEN = {
@@ -507,7 +510,7 @@ def _no_trailing_none(decoded: Decoded, *names: str) -> Decoded:
 
 def _tagged_u32(layouts: dict[int, Layout], program: str, data: bytes, account_count: int) -> Decoded:
     if account_count == 0:
-        raise _Unfit("no accounts")
+        raise _UnfitError("no accounts")
     return layouts[_Reader(data, 0).integer(4)].decode(program, data, 4, account_count)
 
 
@@ -547,7 +550,7 @@ def _ballot(reader: _Reader) -> str:
     count = reader.integer(8)
     slots = ",".join(map(str, struct.unpack(f"<{count}Q", reader.take(8 * count)))) if count < 1 << 16 else None
     if slots is None:
-        raise _Unfit("absurd length")
+        raise _UnfitError("absurd length")
     return f'{{"hash":{_pubkey(reader)},"slots":[{slots}],"timestamp":{_timestamp(reader)}}}'
 
 
@@ -558,7 +561,7 @@ def _lockouts(pairs: list[tuple[int, int]]) -> str:
 def _vote_state_update(reader: _Reader) -> str:
     count = reader.integer(8)
     if count > 1 << 12:
-        raise _Unfit("absurd length")
+        raise _UnfitError("absurd length")
     lockouts = _lockouts([(reader.integer(8), reader.integer(4)) for _ in range(count)])
     root = str(reader.integer(8)) if reader.flag() else "null"
     return f'{{"hash":{_pubkey(reader)},"lockouts":[{lockouts}],"root":{root},"timestamp":{_timestamp(reader)}}}'
@@ -590,14 +593,20 @@ def _vote(data: bytes, account_count: int) -> Decoded:
     tag = reader.integer(4)
     if tag in (2, 6):
         if account_count < 4:
-            raise _Unfit("too few accounts")
-        params: list[tuple[str, Value]] = [("clockSysvar", 2), ("slotHashesSysvar", 1), ("vote", _ballot(reader)), ("voteAccount", 0), ("voteAuthority", 3)]
+            raise _UnfitError("too few accounts")
+        params: list[tuple[str, Value]] = [
+            ("clockSysvar", 2),
+            ("slotHashesSysvar", 1),
+            ("vote", _ballot(reader)),
+            ("voteAccount", 0),
+            ("voteAuthority", 3),
+        ]
         if tag == 6:
             params.insert(1, ("hash", _pubkey(reader)))
         return Decoded("vote", "vote" if tag == 2 else "voteSwitch", params)
     if tag in (8, 9, 12, 13, 14, 15):
         if account_count < 2:
-            raise _Unfit("too few accounts")
+            raise _UnfitError("too few accounts")
         name, field, read = _TOWER_TYPES[tag & ~1]
         params = [(field, read(reader)), ("voteAccount", 0), ("voteAuthority", 1)]
         if tag & 1:
@@ -619,7 +628,7 @@ def _set_authority(data: bytes, account_count: int) -> Decoded:
 def _withdraw_withheld_from_accounts(data: bytes, account_count: int) -> Decoded:
     sources = _Reader(data, 2).take(1)[0]
     if account_count < 3 + sources:
-        raise _Unfit("too few accounts")
+        raise _UnfitError("too few accounts")
     layout = _layout(
         "withdrawWithheldTokensFromAccounts", "mint feeRecipient", signers=(2, "withdrawWithheldAuthority", "multisigWithdrawWithheldAuthority")
     )
@@ -630,7 +639,7 @@ def _withdraw_withheld_from_accounts(data: bytes, account_count: int) -> Decoded
 
 def _token(data: bytes, account_count: int) -> Decoded:
     if not data or account_count == 0:
-        raise _Unfit("empty")
+        raise _UnfitError("empty")
     tag = data[0]
     if tag == 6:
         return _set_authority(data, account_count)
@@ -674,7 +683,7 @@ def _lookup_table(data: bytes, account_count: int) -> Decoded:
     if reader.integer(4) == 2 and account_count >= 2:
         count = reader.integer(8)
         if count > 256:
-            raise _Unfit("absurd length")
+            raise _UnfitError("absurd length")
         addresses = ",".join(_pubkey(reader) for _ in range(count))
         params: list[tuple[str, Value]] = [("lookupTableAccount", 0), ("lookupTableAuthority", 1), ("newAddresses", f"[{addresses}]")]
         if account_count >= 4:

@@ -64,9 +64,7 @@ class SlotRange:
         try:
             return cls(int(first), int(last or first))
         except ValueError as error:
-            raise UnknownRangeError(
-                f"{text!r} is not a range of slots", remedy="write it as FIRST-LAST, for example 0-99"
-            ) from error
+            raise UnknownRangeError(f"{text!r} is not a range of slots", remedy="write it as FIRST-LAST, for example 0-99") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def holds(lake: Lake) -> dict[str, tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_maintenance_in_any_order_and_repeated_changes_no_rows(lake: Lake, seed: int) -> None:
     choose = random.Random(seed)
     expected: dict[str, tuple[int, str]] = {}

@@ -106,8 +106,7 @@ class BlockSource(Protocol):
         ...
 
     def read(self, slots: SlotRange) -> Iterator[RawRecord]:
-        """Stream the range: exactly one record per slot, in ascending slot order, and beside
-        them any number of REJECTED records.
+        """Stream the range: one record per slot in ascending order, and beside them any number of REJECTED records.
 
         A bad record never stops the stream; a TransientError does, and the range is read again.
         """
