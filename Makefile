@@ -18,7 +18,10 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# The lock names every package, so nothing has to be resolved: that takes pip twelve minutes.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	# The repository itself is put on the path: no build, so nothing of a build has to be there.
+	echo "$(CURDIR)" > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/blyan.pth"
+	printf '#!%s\nfrom blyan.cli import main\n\nmain()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/blyan
+	chmod +x $(BIN)/blyan
 	touch $@
 
 # What dbt knows of the project, which the graph is built from: parsed here, so that nobody waits for it later.

@@ -20,7 +20,7 @@ from blyan.lake import Lake
 from blyan.schemas import TABLES
 from blyan.settings import PREFIX, Settings, load_settings
 
-DISTRIBUTIONS = ("blyan", "dagster", "dagster-webserver", "dagster-dbt", "deltalake", "duckdb", "pyarrow", "solders", "google-cloud-bigquery")
+DISTRIBUTIONS = ("dagster", "dagster-webserver", "dagster-dbt", "deltalake", "duckdb", "pyarrow", "solders", "google-cloud-bigquery")
 
 SECRET_SETTINGS = ("delta_options", "file_options")
 """Shown by the names in them only: the values may be keys."""

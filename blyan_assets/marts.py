@@ -183,13 +183,14 @@ def _parse(project: Path, target: Path) -> None:
     options = ["--project-dir", str(project), "--profiles-dir", str(project), "--target-path", str(target), "--log-path", str(target)]
     done = subprocess.run([_executable(), "--quiet", "parse", *options], cwd=project, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise PermanentError(f"dbt cannot parse the project: {done.stdout.strip()} {done.stderr.strip()}", where=str(project), remedy="correct the file it names")
+        said = f"{done.stdout} {done.stderr}".strip()
+        raise PermanentError(f"dbt cannot parse the project: {said}", where=str(project), remedy="correct the file it names")
     for name in ("dbt.log", "perf_info.json", "semantic_manifest.json"):
         (target / name).unlink(missing_ok=True)
 
 
 def _executable() -> str:
-    """dbt is in the environment of this Python, which need not be on the PATH."""
+    """The dbt in the environment of this Python, which need not be on the PATH."""
     beside = Path(sys.executable).with_name("dbt")
     return str(beside) if beside.is_file() else "dbt"
 
@@ -228,7 +229,7 @@ def _result(root: str, table: Table, commit: Commit, extra: Mapping[str, Any]) -
             "table version": commit.version,
             "content changed": commit.changed,
             "data": dg.MetadataValue.path(f"{root}/{table.name}"),
-            "query": dg.MetadataValue.md(f"```\nblyan sql \"select * from {table.name.replace('/', '.')} limit 20\"\n```"),
+            "query": dg.MetadataValue.md(f'```\nblyan sql "select * from {SCHEMA}.{table.short_name} limit 20"\n```'),  # noqa: S608 - shown, not run
             **extra,
         },
     )

@@ -52,7 +52,8 @@ def all_tables() -> list[Table]:
 
 
 def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None) -> None:
-    slots = slots if table.partition_by == (RANGE_COLUMN,) else None
+    by_range = table.partition_by == (RANGE_COLUMN,)
+    slots = slots if by_range else None
     files = lake.files(table, first_slot=slots.first if slots else None, last_slot=slots.last if slots else None)
     if not files:
         # An empty list is an error to DuckDB; a partition that holds none of the slots gives no rows of them.
@@ -63,26 +64,25 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
     name = f'"{table.group}"."{table.short_name}"'
     if lake.store.is_local:
         # From the path, not `hive_partitioning`: compaction adds a folder level, and DuckDB wants all paths alike. It still prunes files by it.
-        partitions = "".join(f", regexp_extract(filename, '/{column}=([^/]*)/', 1) as {column}" for column in table.partition_by)
+        key = f", regexp_extract(filename, '/{RANGE_COLUMN}=([^/]*)/', 1) as {RANGE_COLUMN}" if by_range else ""
         paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in files)
-        connection.execute(f"create or replace view {name} as select *{partitions} from read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608
+        connection.execute(f"create or replace view {name} as select *{key} from read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608
     else:
         # DuckDB reaches a bucket only through an extension that must be downloaded; pyarrow's file system is there.
-        import pyarrow as pa
         from pyarrow import dataset
 
-        parquet, by = dataset.ParquetFileFormat(), table.partition_by
+        parquet = dataset.ParquetFileFormat()
         fragments = [
             parquet.make_fragment(
                 lake.store.path(f"{table.name}/{file.name}"),
                 lake.store.files,
-                partition_expression=dataset.field(by[0]) == file.key if by else None,
+                partition_expression=dataset.field(RANGE_COLUMN) == file.key if by_range else None,
             )
             for file in files
         ]
-        schema = table.delta_schema() if by else table.arrow_schema()
+        schema = table.delta_schema() if by_range else table.arrow_schema()
         rows = f"files_of_{table.group}_{table.short_name}"
-        connection.register(rows, dataset.FileSystemDataset(fragments, pa.schema(schema), parquet, lake.store.files))
+        connection.register(rows, dataset.FileSystemDataset(fragments, schema, parquet, lake.store.files))
         connection.execute(f"create or replace view {name} as select * from {rows}")  # noqa: S608
 
 

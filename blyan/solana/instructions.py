@@ -20,6 +20,7 @@ from blyan.errors import BadRecordError
 from blyan.solana import base58, programs
 from blyan.solana.batch import MAX_ACCOUNTS, Batch, demote_writable
 from blyan.solana.columns import (
+    CODED,
     Codes,
     Ints,
     Mask,
@@ -183,6 +184,8 @@ class Templates:
         """A text column that the template decides; null where there is none."""
         codes = np.array([*numbers_of, -1], np.int32)[template_of]
         absent = codes < 0
+        if absent.all():
+            return pa.nulls(len(template_of), CODED)
         return coded(np.where(absent, 0, codes), strings(self.words or [""]), absent)
 
     def _moves_of(self, kind: str, number: int, size: int, by_name: dict[str, list[int]], texts_of: dict[str, list[str]]) -> None:

@@ -442,8 +442,8 @@ def _token_transfers_columns(batch: Batch, instructions: Instructions, outcome: 
     native = kind == kinds.get("transfer", -1)
     places = np.array(moves.decimals, np.int64)[move_of]
     mint, places = _known_mints(batch, instructions, tokens, owner, (source, destination), mint, places, native)
-    fees = np.array(moves.fee, object)[move_of]
-    no_fee = np.array([fee < 0 for fee in fees], np.bool_)
+    fees = np.array([max(fee, 0) for fee in moves.fee], np.uint64)[move_of]
+    no_fee = np.array([fee < 0 for fee in moves.fee], np.bool_)[move_of]
 
     def column(of: Ints) -> pa.DictionaryArray:
         return coded(np.maximum(of, 0), tokens.pool, of < 0)
@@ -459,7 +459,7 @@ def _token_transfers_columns(batch: Batch, instructions: Instructions, outcome: 
             "decimals": counts_column(places, places < 0),
             "mint": column(mint),
             "mint_authority": column(mint_authority),
-            "fee": decimals(np.array([max(fee, 0) for fee in fees], np.uint64), no_fee),
+            "fee": decimals(fees, no_fee),
             "fee_decimals": counts_column(places, no_fee | (places < 0)),
             "memo": _memos(instructions, rows),
             "transfer_type": coded(kind, strings(kinds or [""])),

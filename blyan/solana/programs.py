@@ -571,10 +571,21 @@ def _compact_tower(reader: _Reader, *, block_id: bool) -> str:
     """Lockouts as offsets from the root: `serde_compact_vote_state_update` and `serde_tower_sync` of the vote interface."""
     root = reader.integer(8)
     slot = 0 if root == (1 << 64) - 1 else root
+    count = reader.short_length()
+    data, at = reader.data, reader.at
     pairs = []
-    for _ in range(reader.short_length()):
-        slot += reader.varint()
-        pairs.append((slot, reader.take(1)[0]))
+    if at + 2 * count > len(data):
+        raise _UnfitError("too short")
+    for _ in range(count):
+        # Nearly every offset is below 128: one byte, and then the confirmation count.
+        offset, at = data[at], at + 1
+        if offset >= 0x80:
+            reader.at = at - 1
+            offset, at = reader.varint(), reader.at
+        slot += offset
+        pairs.append((slot, data[at]))
+        at += 1
+    reader.at = at
     digest, time = _pubkey(reader), _timestamp(reader)
     block = f'"blockId":{_pubkey(reader)},' if block_id else ""
     root_text = "null" if root == (1 << 64) - 1 else str(root)
@@ -777,5 +788,5 @@ def decode(program_id: str, data: bytes, account_count: int) -> Decoded | None:
         return None
     try:
         return decoder(data, account_count)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, IndexError):
         return None

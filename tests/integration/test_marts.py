@@ -249,16 +249,15 @@ def test_a_range_that_some_table_lacks_is_left_out(made: Lakeful, tmp_path: Path
 
 
 def test_an_empty_lake_is_told_apart_from_a_lake_without_activity(tmp_path: Path) -> None:
-    with pytest.raises(MissingObjectError, match="the lake has nothing in solana/blocks.*Remedy: materialise a range first"):
+    with pytest.raises(MissingObjectError, match=r"the lake has nothing in solana/blocks.*Remedy: materialise a range first"):
         prepare(Lake(str(tmp_path / "lake")), tmp_path / "scratch.duckdb")
 
 
-def test_the_same_lake_gives_the_same_data_versions_and_writes_nothing(made: Lakeful) -> None:
+def test_one_mart_again_from_the_same_lake_has_the_same_data_version_and_writes_nothing(made: Lakeful) -> None:
     before = {name: made.lake.version(table) for name, table in MARTS.items()}
-    again = materialise(made.settings)
-    assert versions(again) == versions(made.result)
+    again = materialise(made.settings, selection=[dg.AssetKey(["marts", "token_flows"])])
+    assert versions(again) == {"token_flows": versions(made.result)["token_flows"]}
     assert {name: made.lake.version(table) for name, table in MARTS.items()} == before
-    assert not any(event.materialization.metadata["content changed"].value for event in again.get_asset_materialization_events())
 
 
 def test_a_mart_whose_test_fails_is_a_failed_check_and_is_not_published(made: Lakeful, tmp_path: Path) -> None:
