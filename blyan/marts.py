@@ -20,6 +20,7 @@ import yaml
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Commit, DataFile, Lake
 from blyan.schemas import COUNT, LAMPORTS, NORMALISED, TEXT, TIMESTAMP, Column, Table
+from blyan.store import errors_of
 
 PROJECT = Path(__file__).resolve().parents[1] / "dbt_project"
 """The dbt project."""
@@ -136,7 +137,7 @@ def _local(lake: Lake, table: Table, file: DataFile, folder: Path) -> str:
         return file.path
     copy = folder / table.short_name / Path(file.name).name
     copy.parent.mkdir(exist_ok=True)
-    with lake.store.open(f"{table.name}/{file.name}") as source, copy.open("wb") as target:
+    with errors_of(file.path), lake.store.open(f"{table.name}/{file.name}") as source, copy.open("wb") as target:
         while block := source.read(1 << 20):
             target.write(block)
     return str(copy)

@@ -61,6 +61,9 @@ the last materialisation, since what arrives while dbt runs is not in its result
 asked for, since the lake may be empty.
 """
 
+STATE = "partial_parse.msgpack"
+"""dbt's name for the state of its parser."""
+
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +154,7 @@ def marts_assets(settings: Settings, project: Path = PROJECT) -> list[dg.AssetsD
 def parsed(project: Path) -> Path:
     """The folder with what dbt makes of a project's files: `manifest.json`, and the state that spares the next dbt the parsing.
 
-    Made again when a file of the project or the version of dbt has changed, which takes about five seconds. It is kept under
+    Made again when a file of the project or the version of dbt has changed: five seconds, three from an earlier state. It is kept under
     the digest of what it was made from, so it needs no clock, and processes that load the definitions at once do not disturb
     each other.
 
@@ -170,6 +173,9 @@ def parsed(project: Path) -> Path:
         kept.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=kept.parent) as folder:
             made = Path(folder) / "made"
+            if earlier := max(kept.parent.glob(f"*/{STATE}"), key=lambda path: path.stat().st_mtime, default=None):
+                made.mkdir()  # dbt parses only what has changed since
+                shutil.copy(earlier, made)
             _parse(project, made)
             try:
                 made.rename(kept)

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from blyan.schemas import COMPLETENESS, RAW_BLOCKS
+from blyan.schemas import COMPLETENESS, RAW_BLOCKS, Table
 from blyan_assets.checks import asset_key
 
 DATA_VERSION = "dagster/data_version"
@@ -39,8 +39,11 @@ def stale_ranges(job: Any) -> dg.SensorDefinition:
         description="Asks for the tables of a range again where its raw blocks have changed since, once per change.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-        raw = _versions(context.instance, asset_key(RAW_BLOCKS), DATA_VERSION)
-        used = _versions(context.instance, asset_key(COMPLETENESS), RAW_VERSION_USED)
+        landed, made = (_last_events(context.instance, table) for table in (RAW_BLOCKS, COMPLETENESS))
+        # One query each for the whole grid; only what landed after its tables were made is looked at closer.
+        suspects = [key for key, event in landed.items() if event > made.get(key, event)]
+        raw = {key: _tag(context.instance, RAW_BLOCKS, key, DATA_VERSION) for key in suspects}
+        used = {key: _tag(context.instance, COMPLETENESS, key, RAW_VERSION_USED) for key in suspects}
         for key, version in sorted(stale(raw, used).items()):
             # The key makes it one request per change: a range that fails is not asked for again and again.
             yield dg.RunRequest(run_key=f"{key} {version}", partition_key=key)
@@ -48,6 +51,13 @@ def stale_ranges(job: Any) -> dg.SensorDefinition:
     return sensor
 
 
-def _versions(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) -> dict[str, str]:
-    found = instance.event_log_storage.get_latest_tags_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, [tag])
-    return {partition: tags[tag] for partition, tags in found.items() if tag in tags}
+def _last_events(instance: dg.DagsterInstance, table: Table) -> Mapping[str, int]:
+    """The number of the latest materialisation of each range; later ones are greater."""
+    return instance.get_latest_storage_id_by_partition(asset_key(table), dg.DagsterEventType.ASSET_MATERIALIZATION)
+
+
+def _tag(instance: dg.DagsterInstance, table: Table, key: str, tag: str) -> str:
+    """A tag of the latest materialisation of a range; empty where it has none."""
+    (record,) = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key(table), asset_partitions=[key]), limit=1).records
+    materialization = record.asset_materialization
+    return (materialization.tags or {}).get(tag, "") if materialization else ""

@@ -74,7 +74,7 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
             last_slot=last_slot,
         )
         for key in keys:
-            yield dg.RunRequest(partition_key=key)
+            yield dg.RunRequest(run_key=key, partition_key=key)
         if not keys:
             yield dg.SkipReason("no range is missing, ready and idle")
 

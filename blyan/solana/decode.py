@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -294,7 +295,11 @@ def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Lo
 
 
 def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
-    detail, kind = _detail_and_kind(result, transactions)
+    if transactions:
+        (detail, kind), transactions = _of_one_kind(transactions, bad)
+    else:
+        kind = Kind.COMPILED
+        detail = "full" if result.transactions is not None else "none" if result.signatures is None else "signatures"
     if kind is Kind.BINARY:
         transactions = _read_messages(transactions, bad)
     stated = len(transactions) + len(bad) if detail in ("full", "accounts") else len(result.signatures or ()) if detail == "signatures" else None
@@ -315,12 +320,19 @@ def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transac
     )
 
 
-def _detail_and_kind(result: _Result | _LooseResult, transactions: list[Transaction]) -> tuple[str, Kind]:
-    if result.transactions is None:
-        return ("none" if result.signatures is None else "signatures"), Kind.COMPILED
-    if not transactions:
-        return "full", Kind.COMPILED
-    return _kind_of(transactions[0])
+def _of_one_kind(transactions: list[Transaction], bad: list[BadTransaction]) -> tuple[tuple[str, Kind], list[Transaction]]:
+    """Detail and kind of most transactions, and those that have them; the others go to `bad`."""
+    wires: list[Any] = [item.transaction for item in transactions]
+    # One number each, not `_kind_of`: this runs over every transaction, and they are all but always alike.
+    shapes = [2 if type(wire) is not Wire else 3 if wire.message is None else wire.message.header is None for wire in wires]
+    if shapes.count(shapes[0]) == len(shapes):
+        return _kind_of(transactions[0]), transactions
+    common = Counter(shapes).most_common(1)[0][0]
+    alike = [item for item, shape in zip(transactions, shapes, strict=True) if shape == common]
+    strange = [item for item, shape in zip(transactions, shapes, strict=True) if shape != common]
+    detail = "written otherwise than most transactions of its slot"
+    bad += [BadTransaction(item.index, "mixed_encodings", detail, msgspec.json.encode(item)) for item in strange]
+    return _kind_of(alike[0]), alike
 
 
 def _kind_of(transaction: Transaction) -> tuple[str, Kind]:
@@ -355,12 +367,8 @@ def _loose_transactions(slot: int, payload: bytes) -> Block:
     if len(kinds) > 1:
         # One spelling for all, so that they are one batch: bytes become text.
         transactions = [_as_text(item) for item in _read_messages(transactions, bad)]
-        kinds = {_kind_of(item)[1] for item in transactions}
-        if len(kinds) > 1:
-            raise BadRecordError(
-                f"the transactions recorded for slot {slot} mix json and jsonParsed", reason="mixed_encodings", where=f"slot {slot}",
-                remedy="record one encoding a slot",
-            )  # fmt: skip
+        (_, kind), transactions = _of_one_kind(transactions, bad) if transactions else (("full", Kind.COMPILED), transactions)
+        kinds = {kind}
     elif kinds == {Kind.BINARY}:
         transactions = _read_messages(transactions, bad)
     return Block(slot, None, None, None, block_time, None, next(iter(kinds), Kind.COMPILED), "full", transactions, [], [], None, bad)

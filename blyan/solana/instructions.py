@@ -36,7 +36,7 @@ from blyan.solana.columns import (
     texts,
     values_of,
 )
-from blyan.solana.decode import Instruction, Kind
+from blyan.solana.decode import Instruction, Kind, UiTokenAmount
 from blyan.solana.parsed import read_parsed
 
 KEY = 1 << 29
@@ -211,10 +211,13 @@ def _role(by_name: dict[str, list[int]], names: tuple[str, ...], size: int) -> l
     return [NOBODY] * size
 
 
+_decode_amount = msgspec.json.Decoder(UiTokenAmount).decode
+
+
 def _exact(text: str) -> tuple[int, int]:
     """Amount and decimals of a token amount's JSON."""
-    content = msgspec.json.decode(text)
-    return int(content["amount"]), content["decimals"]
+    content = _decode_amount(text)
+    return int(content.amount), content.decimals
 
 
 @dataclass(slots=True)
@@ -314,7 +317,10 @@ def instructions_of(batch: Batch) -> Instructions:
     )
     _decode_distinct(batch, instructions)
     if batch.kind is Kind.PARSED:
-        _keep_parsed(batch, instructions, every)
+        try:
+            _keep_parsed(batch, instructions, every)
+        except (KeyError, ValueError) as error:
+            raise BadRecordError(f"a parsed instruction lacks a parameter or has a wrong one: {error}", reason="malformed_instruction") from error
     return instructions
 
 

@@ -56,7 +56,7 @@ class Harness:
 
     def tick(self) -> set[tuple[dg.AssetKey, str]]:
         """What automation asks for now."""
-        result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(self.definitions, self.instance, asset_selection=dg.AssetSelection.all(), cursor=self.cursor)
         self.cursor = result.cursor
         return {(key, partition) for key in TABLES | {RAW} for partition in result.get_requested_partitions(key)}
 

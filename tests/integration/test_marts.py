@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
+from object_stores import s3_store
 
 from blyan.errors import MissingObjectError
 from blyan.lake import Lake
@@ -17,8 +19,9 @@ from blyan.marts import PROJECT, SCOPE, mart_tables, prepare
 from blyan.schemas import BALANCE_CHANGES, BLOCK_REWARDS, BLOCKS, INSTRUCTIONS, NORMALISED, TOKEN_TRANSFERS, TRANSACTIONS, Table
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import land, normalise_range
+from blyan.solana.slots import SlotRange
 from blyan.solana.sources import open_source
-from blyan_assets.marts import marts_assets
+from blyan_assets.marts import marts_assets, parsed
 from resources.lake import LakeResource
 
 Rows = list[dict[str, Any]]
@@ -104,6 +107,10 @@ def test_every_mart_is_built_and_every_test_is_a_check_that_passed(made: Lakeful
         metadata = event.materialization.metadata
         assert metadata["ranges"].value == len(FIRST)
         assert metadata["rows"].value == len(made.mart(event.materialization.asset_key.path[-1])) > 0
+
+
+def test_the_data_version_is_the_digest_of_the_rows_that_stand_in_the_lake(made: Lakeful) -> None:
+    assert versions(made.result) == {name: made.lake.digest(table, SCOPE) for name, table in MARTS.items()}
 
 
 def test_the_lake_has_failures_priority_fees_and_amounts_that_no_float_holds(made: Lakeful) -> None:
@@ -248,6 +255,20 @@ def test_a_range_that_some_table_lacks_is_left_out(made: Lakeful, tmp_path: Path
     assert max(row["last_slot"] for row in made.mart("validator_rewards")) < int(LATER)
 
 
+def test_a_lake_in_a_bucket_is_copied_for_dbt_which_cannot_read_it_there(tmp_path: Path) -> None:
+    with s3_store() as bucket:
+        lake, settings = bucket.lake(), load_settings(horizon_slot=4, slots_per_range=4)
+        [slots] = settings.grid.covering(SlotRange(0, 3))
+        land(lake, open_source(settings), slots)
+        made = normalise_range(lake, slots, workers=1)
+        assert prepare(lake, tmp_path / "scratch.duckdb") == [slots.key]
+    with duckdb.connect(str(tmp_path / "scratch.duckdb"), read_only=True) as connection:
+        assert connection.execute("select count(*), count(distinct block_slot) from solana.transactions").fetchone() == (
+            made.transactions,
+            made.landed,
+        )
+
+
 def test_an_empty_lake_is_told_apart_from_a_lake_without_activity(tmp_path: Path) -> None:
     with pytest.raises(MissingObjectError, match=r"the lake has nothing in solana/blocks.*Remedy: materialise a range first"):
         prepare(Lake(str(tmp_path / "lake")), tmp_path / "scratch.duckdb")
@@ -262,6 +283,7 @@ def test_one_mart_again_from_the_same_lake_has_the_same_data_version_and_writes_
 
 def test_a_mart_whose_test_fails_is_a_failed_check_and_is_not_published(made: Lakeful, tmp_path: Path) -> None:
     project = shutil.copytree(PROJECT, tmp_path / "dbt_project", ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(parsed(PROJECT), project / "target" / parsed(PROJECT).name)
     model = project / "models" / "marts" / "token_flows.sql"
     wrong = model.read_text().replace("coalesce(sum(amount) filter (where is_burn), 0)", "coalesce(sum(amount) filter (where is_burn), 0) + 1")
     assert wrong != model.read_text()

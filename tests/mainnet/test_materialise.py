@@ -28,7 +28,7 @@ EXCUSED = {
     "blocks/195545750": {"leader_fee_reconciles": "blocks without a recorded fee reward"},
     "blocks/285000037": {"leader_fee_reconciles": "blocks without a recorded fee reward"},
     "blocks/332254855": {"tokens_conserved": "with a transfer fee withheld by Token-2022"},
-    "transactions/jup-ag_instruction-parser-53bd12e4__src__tests__fixtures__GCeRpjvf": {"tokens_conserved": "with a transfer fee withheld by Token-2022"},
+    "transactions/jup-ag_instruction-parser-53bd12e4__src__tests__snapshot__GCeRpjvf": {"tokens_conserved": "with a transfer fee withheld by Token-2022"},
 }
 """Recorded files with a legitimate exception, beside the two that many have."""
 
