@@ -208,7 +208,9 @@ def _show_examples(console: Console, lake: Any) -> None:
 def sql(
     query: Annotated[str, typer.Argument(help="A query; tables are solana.blocks, solana.transactions, …, marts.…")],
     output: Annotated[Literal["table", "json", "csv"], typer.Option("-o", "--output", help="In JSON, integers beyond 2^53 are strings.")] = "table",
-    slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Open only files that hold these slots; filter on them in the query too.")] = None,
+    slots: Annotated[
+        str | None, typer.Option("--slots", metavar="A-B", help="Open only files that hold these slots; filter on them in the query too.")
+    ] = None,
 ) -> None:
     """Query the lake with DuckDB."""
     from blyan.lake import Lake
@@ -251,7 +253,9 @@ def ranges(output: Annotated[Output, typer.Option("-o", "--output")] = "table") 
         typer.echo(json.dumps(facts, indent=2))
         return
     console = _console()
-    console.print(f"{settings.lake}: slots {settings.first_slot:,} to {settings.horizon_slot - 1:,}, {settings.slots_per_range:,} in a range", highlight=False)
+    console.print(
+        f"{settings.lake}: slots {settings.first_slot:,} to {settings.horizon_slot - 1:,}, {settings.slots_per_range:,} in a range", highlight=False
+    )
     grid = Grid("state", "slots", "ranges")
     colours = {COMPLETE: "green", PARTIAL: "yellow", MISSING: "dim"}
     for state, slots, count in inventory.runs():
@@ -259,7 +263,9 @@ def ranges(output: Annotated[Output, typer.Option("-o", "--output")] = "table") 
     console.print(grid)
     console.print(", ".join(f"{count:,} {state}" for state, count in counts.items()) + f"; {transactions:,} transactions", highlight=False)
     if stray := inventory.off_grid():
-        console.print(f"[yellow]{len(stray)} partitions are not on this grid[/yellow], the first is {stray[0]}: the lake was filled with another one.")
+        console.print(
+            f"[yellow]{len(stray)} partitions are not on this grid[/yellow], the first is {stray[0]}: the lake was filled with another one."
+        )
 
 
 @app.command()

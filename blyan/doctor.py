@@ -52,7 +52,9 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
 
 
 def _versions() -> list[Finding]:
-    found = [Finding("python", sys.version.split()[0], sys.version_info >= (3, 11), "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer")]
+    found = [
+        Finding("python", sys.version.split()[0], sys.version_info >= (3, 11), "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer")
+    ]
     for name in DISTRIBUTIONS:
         try:
             found.append(Finding(name, importlib.metadata.version(name)))
@@ -100,7 +102,9 @@ def _places(settings: Settings) -> list[Finding]:
         free = shutil.disk_usage(folder).free
         found.append(Finding("disk", f"{free / 1e9:,.1f} GB free at {folder}", free > ENOUGH_BYTES, "" if free > ENOUGH_BYTES else "free some space"))
         writable = os.access(folder, os.W_OK)
-        found.append(Finding("lake folder", f"{folder} is {'writable' if writable else 'not writable'}", writable, "" if writable else "set BLYAN_LAKE"))
+        found.append(
+            Finding("lake folder", f"{folder} is {'writable' if writable else 'not writable'}", writable, "" if writable else "set BLYAN_LAKE")
+        )
     return found
 
 

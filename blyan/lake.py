@@ -140,15 +140,18 @@ class Lake:
 
     # Writing
 
-    def stage(self, table: Table, key: str) -> Stage:
+    def stage(self, table: Table, key: str, *, writer: str = "") -> Stage:
         """Start writing files for a partition; nobody reads them before `commit`.
+
+        Args:
+            table: the table.
+            key: the partition.
+            writer: a name that no other writer has, so that `sweep` can tell its files if its process dies.
 
         Raises:
             PermanentError: the key cannot name a partition, or the table has none.
         """
-        if len(table.partition_by) != 1:
-            raise PermanentError("it is a log, not partitioned by one column", where=table.name, remedy="use Lake.append")
-        return Stage(self._store, table, f"{table.partition_by[0]}={_checked_name(key, table.name)}")
+        return Stage(self._store, table, _folder(table, key), writer=_checked_name(writer, table.name) if writer else "")
 
     def commit(self, table: Table, key: str, staged: Sequence[Staged], *, metadata: Mapping[str, str] | None = None) -> Commit:
         """Replace a partition by what was staged, in one version; or do nothing where it holds the same rows already.
@@ -185,6 +188,16 @@ class Lake:
         """Delete the staged files that the table does not name."""
         named = {file.name for file in self.files(table)}
         names = [file.path for part in staged for file in part.files]
+        self._store.delete(f"{table.name}/{name}" for name in names if name not in named)
+
+    def sweep(self, table: Table, key: str, writer: str) -> None:
+        """Delete the files that a writer, alive or dead, staged for a partition and the table does not name.
+
+        On an object store the parts of an object that was never finished are not files; the bucket's own rules end those.
+        """
+        named = {file.name for file in self.files(table, keys=[key])}
+        folder = _folder(table, key)
+        names = [f"{folder}/{name}" for name in self._store.listed(f"{table.name}/{folder}") if name.startswith(f"part-{writer}-")]
         self._store.delete(f"{table.name}/{name}" for name in names if name not in named)
 
     def write_partition(
@@ -250,9 +263,12 @@ class Lake:
         columns: Sequence[str] | None = None,
         first_slot: int | None = None,
         last_slot: int | None = None,
+        absent: bool = False,
         batch_rows: int = 65_536,
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows of one version, file by file in slot order.
+
+        Rows without a slot come where no bound is given, and where `absent` asks for them beside those between the bounds.
 
         Raises:
             MissingObjectError: the table, the partition `key`, or a file that the version names is not in the store.
@@ -263,8 +279,8 @@ class Lake:
             raise self._no_partition(table, key)
         schema = table.arrow_schema() if columns is None else pa.schema([table.arrow_schema().field(name) for name in columns])
         for file in files:
-            if _may_hold(file.slot_min, file.slot_max, first_slot, last_slot):
-                for batch in self._read_file(table, file, schema.names, first_slot, last_slot, batch_rows):
+            if absent or _may_hold(file.slot_min, file.slot_max, first_slot, last_slot):
+                for batch in self._read_file(table, file, schema.names, first_slot, last_slot, batch_rows, absent=absent):
                     yield batch.cast(schema)
 
     def digest(self, table: Table, key: str) -> str:
@@ -630,6 +646,13 @@ class Lake:
 
     def _no_partition(self, table: Table, key: str) -> MissingObjectError:
         return MissingObjectError(f"{table.name} has no partition {key}", where=self._store.uri(table.name), remedy="materialise it first")
+
+
+def _folder(table: Table, key: str) -> str:
+    """Where the files of a partition are, relative to the table."""
+    if len(table.partition_by) != 1:
+        raise PermanentError("it is a log, not partitioned by one column", where=table.name, remedy="use Lake.append")
+    return f"{table.partition_by[0]}={_checked_name(key, table.name)}"
 
 
 def _checked_name(name: str, where: str) -> str:

@@ -55,8 +55,9 @@ class Staged:
 class Stage:
     """Files being written for one partition, by one process. A context manager: an exception deletes them."""
 
-    def __init__(self, store: Store, table: Table, folder: str) -> None:
+    def __init__(self, store: Store, table: Table, folder: str, *, writer: str = "") -> None:
         self._store, self._table = store, table
+        self._prefix = f"part-{writer}-" if writer else "part-"
         self._folder = f"{table.name}/{folder}" if folder else table.name
         self._files: list[StagedFile] = []
         self._units: dict[str, UnitDigest] = {}
@@ -144,7 +145,7 @@ class Stage:
             self._finish()
 
     def _begin(self, schema: pa.Schema) -> Upload:
-        self._upload = self._store.create(f"{self._folder}/part-{uuid.uuid4().hex}.parquet")
+        self._upload = self._store.create(f"{self._folder}/{self._prefix}{uuid.uuid4().hex}.parquet")
         compression, level = _compression(self._table)
         self._writer = pq.ParquetWriter(
             self._upload.stream,

@@ -54,7 +54,6 @@ def build_defs(
     normalise_range = dg.define_asset_job(
         "normalise_range",
         RANGES - dg.AssetSelection.assets(asset_key(RAW_BLOCKS)),
-       
         description="The tables of one range again from its raw blocks, without the source.",
     )
     return dg.Definitions(

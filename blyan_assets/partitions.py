@@ -13,6 +13,7 @@ from blyan.solana.slots import Grid
 SAME_RANGE = dg.IdentityPartitionMapping()
 """A range depends on the same range upstream, and on nothing else."""
 
+
 def slot_ranges(grid: Grid) -> dg.StaticPartitionsDefinition:
     """The grid as partitions.
 

@@ -51,9 +51,7 @@ def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         pool=SOURCE_POOL,
         **_attributes(RAW_BLOCKS, LANDING_CODE),
     )
-    def raw_blocks(
-        context: dg.AssetExecutionContext, lake: LakeResource, source: SourceResource, progress: ProgressResource
-    ) -> dg.MaterializeResult:
+    def raw_blocks(context: dg.AssetExecutionContext, lake: LakeResource, source: SourceResource, progress: ProgressResource) -> dg.MaterializeResult:
         slots, started = grid.range_of(context.partition_key), time.monotonic()
         with failures(context), source.open() as blocks:
             store = lake.open()
@@ -160,7 +158,9 @@ def _result(
         "content changed": commit.changed,
         "slots": str(slots),
         "data": dg.MetadataValue.path(f"{store.root}/{table.name}/{table.partition_by[0]}={slots.key}"),
-        "query": dg.MetadataValue.md(f"```\nblyan sql \"select * from {table.name.replace('/', '.')} where slot_range = '{slots.key}' limit 20\"\n```"),
+        "query": dg.MetadataValue.md(
+            f"```\nblyan sql \"select * from {table.name.replace('/', '.')} where slot_range = '{slots.key}' limit 20\"\n```"
+        ),
     }
     return dg.MaterializeResult(
         asset_key=asset_key(table),
@@ -168,5 +168,3 @@ def _result(
         metadata=metadata | dict(extra),
         check_results=checks[table.name],
     )
-
-

@@ -29,6 +29,7 @@ from blyan.solana.decode import (
     Transaction,
     UiTokenAmount,
     Wire,
+    sound_rewards,
 )
 
 
@@ -113,6 +114,18 @@ _decode_transaction = msgspec.json.Decoder(_Transaction).decode
 _REWARD_TYPES = {"Unspecified": None}
 
 
+def raw_rows(payload: bytes) -> dict[int, bytes]:
+    """The row of each transaction of a payload that `decode_rows` took, by its place in the block."""
+    rows: dict[int, bytes] = {}
+    for at, raw in enumerate(_decode_payload(payload).transactions):
+        try:
+            index = _decode_transaction(raw).index
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            index = None
+        rows[at if index is None else index] = bytes(raw)
+    return rows
+
+
 def decode_rows(slot: int, payload: bytes) -> Block:
     """The block in a payload of rows.
 
@@ -121,7 +134,7 @@ def decode_rows(slot: int, payload: bytes) -> Block:
     """
     try:
         rows = _decode_payload(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecordError(
             f"not the rows of a block: {error}", reason="not_a_block", where=f"slot {slot}", remedy="read the range again"
         ) from error
@@ -134,8 +147,14 @@ def decode_rows(slot: int, payload: bytes) -> Block:
         try:
             row = _decode_transaction(raw)
             transactions.append(_transaction(row, at, by_signature.get(row.signature, [])))
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
             bad.append(BadTransaction(at, "malformed_transaction", str(error), bytes(raw)))
+    rewards = []
+    for reward in rows.rewards:
+        try:
+            rewards.append(_reward(reward))
+        except ValueError as error:
+            bad.append(BadTransaction(None, "malformed_reward", str(error), msgspec.json.encode(reward)))
     transactions.sort(key=lambda item: item.index)
     block = rows.block
     return Block(
@@ -149,18 +168,19 @@ def decode_rows(slot: int, payload: bytes) -> Block:
         detail="full",
         transactions=transactions,
         signatures=[],
-        rewards=[
-            Reward(
-                reward.pubkey,
-                int(reward.lamports or 0),
-                _integer(reward.post_balance),
-                _REWARD_TYPES.get(reward.reward_type or "Unspecified", reward.reward_type),
-                _integer(reward.commission),
-            )
-            for reward in rows.rewards
-        ],
+        rewards=sound_rewards(rewards, bad),
         stated=len(rows.transactions) if block.transaction_count is None else block.transaction_count,
         bad=bad,
+    )
+
+
+def _reward(row: _Reward) -> Reward:
+    return Reward(
+        row.pubkey,
+        int(row.lamports or 0),
+        _integer(row.post_balance),
+        _REWARD_TYPES.get(row.reward_type or "Unspecified", row.reward_type),
+        _integer(row.commission),
     )
 
 

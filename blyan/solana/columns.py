@@ -24,7 +24,7 @@ CODED = pa.dictionary(pa.int32(), pa.string())
 """Arrow type of a text column held as codes into a pool: the same strings, a fraction of the bytes."""
 
 _U64_MAX = np.uint64(2**64 - 1)
-_POWERS = np.array([10**place for place in range(20)], np.uint64)
+_U64_DIGITS = 20
 _BRACKETS_TO_SPACES = bytes.maketrans(b"[],\n\r\t", b"      ")
 _NUMBER_CHARACTERS = b"0123456789[], \n\r\t"
 _NOT_TEXT = b'"[], \n\r\t'
@@ -69,19 +69,27 @@ def numbers(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
     starts, lasts = edges[::2], edges[1::2]
     if len(starts) != len(lasts):
         raise BadRecordError("an array of integers cannot be read", reason="not_integers")
-    lengths = lasts - starts
-    values = (characters[lasts] & 15).astype(np.uint64)
-    longest = int(lengths.max(initial=0))
-    if longest > 19:
+    longest = int((lasts - starts).max(initial=0))
+    if longest > _U64_DIGITS:
+        raise BadRecordError("an integer exceeds 64 bits", reason="integer_overflow")
+    if longest == _U64_DIGITS:
         _check_u64(text)
-    for place in range(1, min(longest, 20)):
-        longer = lengths > place
-        if longest > 3 and place > 2 and not longer.all():
-            at = np.flatnonzero(longer)
-            values[at] += (characters[lasts[at] - place] & 15) * _POWERS[place]
-        else:
-            values += (characters[lasts - place] & 15) * longer * _POWERS[place]
+    if longest <= 3:
+        values = _short_numbers(characters, starts, lasts)
+    else:
+        values = np.fromstring(text.translate(_BRACKETS_TO_SPACES), np.uint64, sep=" ")
+        if len(values) != len(starts):
+            raise BadRecordError("an array of integers cannot be read", reason="not_integers")
     return values, _counts(characters, starts, len(arrays))
+
+
+def _short_numbers(characters: npt.NDArray[np.uint8], starts: Ints, lasts: Ints) -> U64:
+    """Numbers of up to three digits, as account indexes are: three times as fast as reading text."""
+    tens, hundreds = lasts - 1, lasts - 2
+    values = (characters[lasts] & 15).astype(np.uint64)
+    values += (characters[tens] & 15) * (tens > starts) * np.uint64(10)
+    values += (characters[hundreds] & 15) * (hundreds > starts) * np.uint64(100)
+    return values
 
 
 def _check_u64(text: bytes) -> None:

@@ -27,6 +27,12 @@ from blyan.solana.sources import Format
 UNTOLD = ""
 """The version of a transaction whose source does not tell it (BigQuery)."""
 
+LAST_SECOND = 253_402_300_799
+"""Unix time of the last second of the year 9999, the last that a timestamp can be written as text."""
+
+MIN_SIGNATURE, MAX_SIGNATURE = 64, 88
+"""Characters of base58 that 64 bytes can have."""
+
 EMPTY = Raw(b"[]")
 NOTHING = Raw(b"")
 
@@ -183,7 +189,7 @@ class _Result(Struct, gc=False, rename="camel"):
 
 
 class _LooseResult(Struct, gc=False, rename="camel"):
-    """The same with its transactions left unread, so that one bad transaction does not cost the block."""
+    """The same with its parts left unread, so that a bad one does not cost the block."""
 
     blockhash: str | None = None
     previous_blockhash: str | None = None
@@ -191,13 +197,13 @@ class _LooseResult(Struct, gc=False, rename="camel"):
     block_time: int | None = None
     block_height: int | None = None
     transactions: list[Raw] | None = None
-    signatures: list[str] | None = None
-    rewards: list[Reward] | None = None
+    signatures: list[Raw] | None = None
+    rewards: list[Raw] | None = None
     result: _LooseResult | None = None
 
 
 class BadTransaction(Struct, gc=False):
-    """A transaction that cannot be used: its place in the block, why, and its bytes."""
+    """A transaction that cannot be used: its place in the block, why, and its bytes. A reward has no place."""
 
     index: int | None
     reason: str
@@ -213,7 +219,7 @@ class Block(Struct, gc=False):
         block_hash: None for transactions recorded without their block.
         block_time: Unix seconds.
         detail: `full`, `accounts`, `signatures` or `none`.
-        signatures: the signatures, with detail `signatures`.
+        signatures: the signatures in their places, with detail `signatures`; the bad ones are empty.
         stated: how many transactions the source says the block has.
     """
 
@@ -235,6 +241,8 @@ class Block(Struct, gc=False):
 _decode_result = msgspec.json.Decoder(_Result).decode
 _decode_loose = msgspec.json.Decoder(_LooseResult).decode
 _decode_transaction = msgspec.json.Decoder(Transaction).decode
+_decode_reward = msgspec.json.Decoder(Reward).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_raws = msgspec.json.Decoder(list[Raw]).decode
 
 
@@ -260,7 +268,7 @@ def decode(slot: int, payload: bytes, form: Format) -> Block:
         strict = _decode_result(payload)
         strict = strict.result or strict
         transactions = list(enumerate(strict.transactions or ()))
-        result: _Result | _LooseResult = strict
+        result = strict
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         result, transactions = _tolerant(payload, slot, bad)
     if result.blockhash is None:
@@ -270,13 +278,39 @@ def decode(slot: int, payload: bytes, form: Format) -> Block:
             where=f"slot {slot}",
             remedy="fetch the block again with getBlock",
         )
+    _check_header(slot, result)
     for index, transaction in transactions:
         transaction.index = index
     return _block(slot, result, [transaction for _, transaction in transactions], bad)
 
 
-def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_LooseResult, list[tuple[int, Transaction]]]:
-    """Read transactions one by one, each with its place; those that cannot be read go to `bad`."""
+def _check_header(slot: int, result: _Result) -> None:
+    numbers = (result.parent_slot or 0, result.block_height or 0)
+    if all(0 <= number < 1 << 63 for number in numbers) and 0 <= (result.block_time or 0) <= LAST_SECOND:
+        return
+    raise BadRecordError(
+        f"parent slot, height and time of the block cannot be {result.parent_slot}, {result.block_height} and {result.block_time}",
+        reason="integer_overflow",
+        where=f"slot {slot}",
+        remedy="fetch the block again with getBlock",
+    )
+
+
+def raw_transactions(payload: bytes, form: Format) -> dict[int, bytes]:
+    """The bytes of each transaction (or signature) of a payload that `decode` took, by its place in the block."""
+    if form is Format.BIGQUERY:
+        from blyan.solana.bigquery_rows import raw_rows
+
+        return raw_rows(payload)
+    if form is Format.GET_TRANSACTION:
+        return dict(enumerate(map(bytes, _decode_raws(payload))))
+    loose = _decode_loose(payload)
+    loose = loose.result or loose
+    return dict(enumerate(map(bytes, loose.transactions or loose.signatures or ())))
+
+
+def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Result, list[tuple[int, Transaction]]]:
+    """Read the parts of a block one by one, transactions with their places; those that cannot be read go to `bad`."""
     try:
         loose = _decode_loose(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -290,11 +324,56 @@ def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Lo
         try:
             transactions.append((index, _decode_transaction(raw)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            bad.append(BadTransaction(index, "malformed_transaction", str(error), bytes(raw)))
-    return loose, transactions
+            bad.append(BadTransaction(index, _reason_of(error), str(error), bytes(raw)))
+    rewards = []
+    for raw in loose.rewards or ():
+        try:
+            rewards.append(_decode_reward(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            bad.append(BadTransaction(None, "malformed_reward", str(error), bytes(raw)))
+    signatures = None if loose.signatures is None else [_text_of(raw) for raw in loose.signatures]
+    result = _Result(
+        loose.blockhash, loose.previous_blockhash, loose.parent_slot, loose.block_time, loose.block_height,
+        None if loose.transactions is None else [], signatures, rewards,
+    )  # fmt: skip
+    return result, transactions
 
 
-def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
+def _reason_of(error: Exception) -> str:
+    return "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "malformed_transaction"
+
+
+def _text_of(raw: Raw) -> str:
+    """A string; nothing if it is none."""
+    try:
+        return _decode_text(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _whole_signatures(signatures: list[str], bad: list[BadTransaction]) -> list[str]:
+    """Signatures in their places; those that are not 64 bytes of base58 go to `bad` and become empty."""
+    whole = [text if MIN_SIGNATURE <= len(text) <= MAX_SIGNATURE else "" for text in signatures]
+    bad += [
+        BadTransaction(index, "missing_signature", "a signature is not 64 bytes of base58", signatures[index].encode())
+        for index, text in enumerate(whole)
+        if not text
+    ]
+    return whole
+
+
+def sound_rewards(rewards: list[Reward], bad: list[BadTransaction]) -> list[Reward]:
+    """Rewards whose numbers fit their columns; the others go to `bad`."""
+    sound = []
+    for reward in rewards:
+        if abs(reward.lamports) < 1 << 64 and 0 <= (reward.post_balance or 0) < 1 << 64 and abs(reward.commission or 0) < 1 << 63:
+            sound.append(reward)
+        else:
+            bad.append(BadTransaction(None, "integer_overflow", "a number of a reward exceeds 64 bits", msgspec.json.encode(reward)))
+    return sound
+
+
+def _block(slot: int, result: _Result, transactions: list[Transaction], bad: list[BadTransaction]) -> Block:
     if transactions:
         (detail, kind), transactions = _of_one_kind(transactions, bad)
     else:
@@ -302,7 +381,9 @@ def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transac
         detail = "full" if result.transactions is not None else "none" if result.signatures is None else "signatures"
     if kind is Kind.BINARY:
         transactions = _read_messages(transactions, bad)
-    stated = len(transactions) + len(bad) if detail in ("full", "accounts") else len(result.signatures or ()) if detail == "signatures" else None
+    signatures = _whole_signatures(result.signatures or [], bad) if detail == "signatures" else []
+    placed = sum(item.index is not None for item in bad)
+    stated = None if detail == "none" else len(signatures) if detail == "signatures" else len(transactions) + placed
     return Block(
         slot=slot,
         block_hash=result.blockhash,
@@ -313,8 +394,8 @@ def _block(slot: int, result: _Result | _LooseResult, transactions: list[Transac
         kind=kind,
         detail=detail,
         transactions=transactions,
-        signatures=result.signatures or [] if detail == "signatures" else [],
-        rewards=result.rewards or [],
+        signatures=signatures,
+        rewards=sound_rewards(result.rewards or [], bad),
         stated=stated,
         bad=bad,
     )
@@ -352,13 +433,16 @@ def _loose_transactions(slot: int, payload: bytes) -> Block:
     bad: list[BadTransaction] = []
     try:
         raws = _decode_raws(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecordError(f"not a list of transactions: {error}", reason="not_json", where=f"slot {slot}", remedy="record them again") from error
     for index, raw in enumerate(raws):
         try:
             transaction = _decode_transaction(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            bad.append(BadTransaction(index, "malformed_transaction", str(error), bytes(raw)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            bad.append(BadTransaction(index, _reason_of(error), str(error), bytes(raw)))
+            continue
+        if not 0 <= (transaction.block_time or 0) <= LAST_SECOND:
+            bad.append(BadTransaction(index, "integer_overflow", f"the block's time cannot be {transaction.block_time}", bytes(raw)))
             continue
         transaction.index = index
         transactions.append(transaction)
@@ -407,6 +491,9 @@ def _read_messages(transactions: list[Transaction], bad: list[BadTransaction]) -
         except (KeyError, ValueError, IndexError, binascii.Error) as error:
             bad.append(BadTransaction(item.index, "malformed_message", f"{encoding or 'unknown'} transaction: {error}", msgspec.json.encode(item)))
             continue
+        except BadRecordError as error:
+            bad.append(BadTransaction(item.index, error.reason, error.what, msgspec.json.encode(item)))
+            continue
         if item.version is None:
             item.version = version
         good.append(item)
@@ -420,16 +507,19 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
         The transaction with keys, outer accounts and data as bytes, and its version (None for legacy).
 
     Raises:
-        ValueError: it is cut short, too long, or of a version that does not exist.
+        ValueError: it is cut short or too long.
+        BadRecordError: its version is not known.
     """
     count, at = _short(data, 0)
+    if at + 64 * count > len(data):
+        raise ValueError(f"{len(data)} bytes cannot hold {count} signatures")
     signatures = [base58.encode(data[start : start + 64]) for start in range(at, at + 64 * count, 64)]
     at += 64 * count
     version = None
     if data[at] & 0x80:
         version = data[at] & 0x7F
         if version != 0:
-            raise ValueError(f"transaction version {version} is not known")
+            raise BadRecordError(f"transaction version {version} is not known", reason="unknown_version")
         at += 1
     header = MessageHeader(data[at], data[at + 1], data[at + 2])
     count, at = _short(data, at + 3)

@@ -11,19 +11,21 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 
 from blyan import schemas
 from blyan.digest import UNIT_SLOTS, unit_of
-from blyan.errors import BadRecordError, MissingObjectError, SettingError, WrongChainError
+from blyan.errors import BadRecordError, BlyanError, MissingObjectError, SettingError, TransientError, WrongChainError
 from blyan.lake import Commit, Lake
 from blyan.schemas import RAW_BLOCKS
-from blyan.solana.decode import Block, decode
+from blyan.solana.decode import BadTransaction, Block, decode, raw_transactions
 from blyan.solana.normalise import normalise
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, RawRecord, SlotState
@@ -80,16 +82,18 @@ def land(lake: Lake, source: BlockSource, slots: SlotRange, *, progress: Progres
         TransientError: the source failed; nothing was committed, and reading the range again is safe.
     """
     unplaced: list[RawRecord] = []
-    with lake.stage(RAW_BLOCKS, slots.key) as stage:
+    with ExitStack() as stages:
+        stage = stages.enter_context(lake.stage(RAW_BLOCKS, slots.key))
         placed = _placed(source.read(slots), slots, unplaced, progress)
         for unit, records in groupby(placed, key=lambda record: unit_of(record.slot)):
             stage.write(unit, _raw_rows(records, source.name))
         staged = [stage.close()]
         if unplaced:
-            with lake.stage(RAW_BLOCKS, slots.key) as rest:
-                rest.write(unit_of(None), _raw_rows(unplaced, source.name))
-                staged.append(rest.close())
-        return lake.commit(RAW_BLOCKS, slots.key, staged)
+            rest = stages.enter_context(lake.stage(RAW_BLOCKS, slots.key))
+            rest.write(unit_of(None), _raw_rows(unplaced, source.name))
+            staged.append(rest.close())
+    # Outside: a stage deletes its files on any exception, and an interrupt may come just after the version that names them.
+    return lake.commit(RAW_BLOCKS, slots.key, staged)
 
 
 def _placed(records: Iterable[RawRecord], slots: SlotRange, unplaced: list[RawRecord], progress: Progress) -> Iterator[RawRecord]:
@@ -188,6 +192,7 @@ def normalise_range(lake: Lake, slots: SlotRange, *, workers: int = 0, progress:
 
     Raises:
         MissingObjectError: the range has no raw blocks.
+        TransientError: a worker process died; nothing was committed.
     """
     files = lake.files(RAW_BLOCKS, keys=[slots.key])
     if not files:
@@ -195,18 +200,19 @@ def normalise_range(lake: Lake, slots: SlotRange, *, workers: int = 0, progress:
     units = sorted({unit_of(slot) for slot in range(slots.first, slots.last + 1, UNIT_SLOTS)} | {unit_of(slots.last)})
     size = sum(file.size for file in files)
     processes = min(workers or os.cpu_count() or 1, len(units))
-    if processes > 1 and size * 6 > PARALLEL_BYTES and not multiprocessing.current_process().daemon:
-        tallies = _in_processes(lake, slots, units, processes, progress)
-    else:
-        tallies = [_work(lake, slots, units, lambda done: progress(done, len(slots)))]
+    writer = uuid4().hex
     commits = {}
     try:
+        if processes > 1 and size * 6 > PARALLEL_BYTES and not multiprocessing.current_process().daemon:
+            tallies = _in_processes(lake, slots, units, processes, writer, progress)
+        else:
+            tallies = [_work(lake, slots, units, writer, lambda done: progress(done, len(slots)))]
         for table in DERIVED:
             commits[table.name] = lake.commit(table, slots.key, [tally.staged[table.name] for tally in tallies])
     except BaseException:
-        for table in DERIVED:
-            if table.name not in commits:
-                lake.discard(table, [tally.staged[table.name] for tally in tallies])
+        with suppress(BlyanError):  # the error that led here is the one worth raising, and vacuum deletes what stays
+            for table in DERIVED:
+                lake.sweep(table, slots.key, writer)
         raise
     return Normalised(
         commits=commits,
@@ -229,22 +235,22 @@ def _share(counter: Any) -> None:
     pa.set_cpu_count(1)
 
 
-def _in_processes(lake: Lake, slots: SlotRange, units: Sequence[str], processes: int, progress: Progress) -> list[_Tally]:
+def _in_processes(lake: Lake, slots: SlotRange, units: Sequence[str], processes: int, writer: str, progress: Progress) -> list[_Tally]:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_share, initargs=(counter,)) as pool:
-        futures = [pool.submit(_work_in_process, lake, slots, units[at::processes]) for at in range(processes)]
+        futures = [pool.submit(_work_in_process, lake, slots, units[at::processes], writer) for at in range(processes)]
         try:
             while pending := [future for future in futures if not future.done()]:
                 progress(counter.value, len(slots))
                 _wait(pending)
             return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                if future.done() and future.exception() is None:
-                    for name, staged in future.result().staged.items():
-                        lake.discard(schemas.TABLES[name], [staged])
-            raise
+        except BrokenProcessPool as error:
+            raise TransientError(
+                "a worker process died, most often for want of memory; nothing was committed",
+                where=f"normalising range {slots.key}",
+                remedy="run it again; if it happens again, lower BLYAN_WORKERS or give the machine more memory",
+            ) from error
         finally:
             progress(counter.value, len(slots))
 
@@ -255,7 +261,7 @@ def _wait(futures: Iterable[Any]) -> None:
     wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
 
 
-def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str]) -> _Tally:
+def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str], writer: str) -> _Tally:
     before = 0
 
     def count(done: int) -> None:
@@ -264,15 +270,15 @@ def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str]) -> _Tal
             _done_slots.value += done - before
         before = done
 
-    return _work(lake, slots, units, count)
+    return _work(lake, slots, units, writer, count)
 
 
-def _work(lake: Lake, slots: SlotRange, units: Sequence[str], done: Callable[[int], None]) -> _Tally:
+def _work(lake: Lake, slots: SlotRange, units: Sequence[str], writer: str, done: Callable[[int], None]) -> _Tally:
     """Normalise some units of a range into staged files."""
     tally = _Tally()
     finished = 0
     with ExitStack() as stack:
-        stages = {table.name: stack.enter_context(lake.stage(table, slots.key)) for table in DERIVED}
+        stages = {table.name: stack.enter_context(lake.stage(table, slots.key, writer=writer)) for table in DERIVED}
         if units and units[0] == unit_of(slots.first):
             # Rejected records without a slot belong to the range's first worker.
             unplaced = _quarantine_of(_raw(lake, slots, None))
@@ -303,9 +309,9 @@ def _count(tally: _Tally, tables: Mapping[str, pa.Table]) -> None:
 
 def _raw(lake: Lake, slots: SlotRange, part: SlotRange | None) -> list[dict[str, Any]]:
     """Raw rows of some slots, or the rejected ones without a slot."""
-    first, last = (part.first, part.last) if part else (None, -1)
-    rows = [row for batch in lake.read(RAW_BLOCKS, key=slots.key, first_slot=first, last_slot=last) for row in batch.to_pylist()]
-    return [row for row in rows if (row["block_slot"] is None) == (part is None)]
+    first, last = (part.first, part.last) if part else (-1, -1)
+    batches = lake.read(RAW_BLOCKS, key=slots.key, first_slot=first, last_slot=last, absent=part is None)
+    return [row for batch in batches for row in batch.to_pylist()]
 
 
 def _normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
@@ -338,7 +344,8 @@ def _normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
     parts.append(normalise(batch))
     blocks += batch
     tables = {table.name: pa.concat_tables([part[table.name] for part in parts], promote_options="permissive") for table in schemas.NORMALISED}
-    bad = failures + [_bad_row(block.slot, item.index, item.reason, item.detail, item.raw, None) for block in blocks for item in block.bad]
+    of_slot = {row["block_slot"]: row for row in rows if row["state"] != SlotState.REJECTED}
+    bad = failures + [row for block in blocks if block.bad for row in _bad_parts(block, of_slot[block.slot])]
     rejected = _quarantine_rows([row for row in rows if row["state"] == SlotState.REJECTED])
     tables[schemas.QUARANTINE.name] = _numbered(bad + rejected)
     tables[schemas.COMPLETENESS.name] = _completeness(statement, blocks, tables[schemas.QUARANTINE.name])
@@ -362,6 +369,22 @@ def _check_place(block: Block) -> None:
 
 def _bad_row(slot: int | None, index: int | None, reason: str, detail: str, raw: bytes | None, origin: str | None) -> dict[str, Any]:
     return {"block_slot": slot, "tx_index": index, "reason": reason, "detail": detail, "raw": raw, "origin": origin}
+
+
+def _bad_parts(block: Block, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Parts of a block that did not fit, with the bytes that the source gave for them."""
+    raws = raw_transactions(_payload(row), Format(row["format"]))
+    for item in block.bad:
+        where = f"slot {block.slot}" if item.index is None else f"slot {block.slot}, transaction {item.index}"
+        detail = str(BadRecordError(item.detail, where=where, remedy=_remedy_of(item)))
+        raw = item.raw if item.index is None else raws.get(item.index, item.raw)
+        yield _bad_row(block.slot, item.index, item.reason, detail, raw, row["origin"])
+
+
+def _remedy_of(item: BadTransaction) -> str:
+    if item.reason == "unknown_version":
+        return f"update Blyan, then materialise {schemas.TRANSACTIONS.name} again: {RAW_BLOCKS.name} has the block"
+    return f"materialise {RAW_BLOCKS.name} again, from another node or recording if this one gives the same"
 
 
 def _quarantine_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -390,7 +413,7 @@ def _completeness(statement: list[dict[str, Any]], blocks: Sequence[Block], quar
     for row in statement:
         block = by_slot.get(row["slot"])
         row["block_hash"] = block.block_hash if block else None
-        row["transactions"] = (len(block.transactions) or len(block.signatures)) if block else None
+        row["transactions"] = (len(block.transactions) or sum(map(bool, block.signatures))) if block else None
         row["transactions_stated"] = block.stated if block else None
         row["quarantined"] = quarantined.get(row["slot"], 0)
     return pa.Table.from_pylist(statement, schema=schemas.COMPLETENESS.arrow_schema())

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from blyan.errors import BadRecordError
 from blyan.solana import base58, programs
-from blyan.solana.batch import MAX_ACCOUNTS, Batch, demote_writable
+from blyan.solana.batch import Batch, demote_writable
 from blyan.solana.columns import (
     CODED,
     Codes,
@@ -295,7 +295,8 @@ def instructions_of(batch: Batch) -> Instructions:
     if inner:
         # An outer instruction comes before the inner ones it invoked.
         major = np.where(parent < 0, index, parent)
-        order = np.argsort(((transaction_of * MAX_ACCOUNTS + major) * 2 + (parent >= 0)) * (1 << 20) + index, kind="stable")
+        width, depth = int(outer_counts.max()) + 1, int(index.max()) + 1
+        order = np.argsort(((transaction_of * width + major) * 2 + (parent >= 0)) * depth + index, kind="stable")
         transaction_of, parent, index, heights = transaction_of[order], parent[order], index[order], heights[order]
         program, data_of = program[order], data_of[order]
         account_starts, account_counts = account_starts[order], account_counts[order]
@@ -338,7 +339,7 @@ def _distinct_data(every: list[str], kind: Kind) -> tuple[list[str | bytes], Int
 def _within_parent(owner: Ints, parent: Ints, sizes: Ints) -> Ints:
     """Positions of inner instructions among those of their parent, which may come in several groups."""
     place = positions(sizes)
-    groups = owner * MAX_ACCOUNTS + parent
+    groups = owner * (int(parent.max(initial=0)) + 1) + parent
     if len(np.unique(groups)) < len(groups):
         of_each = np.repeat(groups, sizes)
         order = np.argsort(of_each, kind="stable")
@@ -392,8 +393,9 @@ def _decode_distinct(batch: Batch, instructions: Instructions) -> None:
         empty = next((at for at, data in enumerate(instructions.data) if data == ""), -1)
         candidates &= ~((instructions.data_of == empty) & (instructions.account_counts == 0))
     rows = np.flatnonzero(candidates)
-    width = len(instructions.data)
-    combined = (instructions.program[rows].astype(np.int64) * width + instructions.data_of[rows]) * 512 + instructions.account_counts[rows]
+    # An account may be given many times over, so their number has no bound of its own.
+    width, most = len(instructions.data), int(instructions.account_counts.max(initial=0)) + 1
+    combined = (instructions.program[rows].astype(np.int64) * width + instructions.data_of[rows]) * most + instructions.account_counts[rows]
     _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
     distinct = rows[first]
     template_of = np.full(len(distinct), -1, np.int64)

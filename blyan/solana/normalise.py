@@ -252,9 +252,10 @@ def _token_balances(batch: Batch) -> _TokenBalances:
     flat = list(chain.from_iterable([item for item in each if item]))
     counts = np.array([len(item) if item else 0 for item in each], np.int64)
     amounts = [item.ui_token_amount.amount for item in flat]
-    values, lengths = numbers([f"[{','.join(amounts)}]".encode()])
-    if lengths.sum() != len(flat) or not all(amounts):
+    # All of them at once: a comma or a space in one would move the amounts after it.
+    if amounts and not (all(amounts) and "".join(amounts).isdecimal()):
         raise BadRecordError("a token amount is not an integer", reason="not_integers")
+    values, _ = numbers([f"[{','.join(amounts)}]".encode()])
     transaction_of = repeat_index(counts) % len(batch)
     account_index = np.array([item.account_index for item in flat], np.int64)
     if ((account_index < 0) | (account_index >= batch.accounts.counts[transaction_of])).any():
@@ -337,6 +338,8 @@ def _version_columns(batch: Batch, *, full: bool) -> dict[str, pa.Array]:
     counts = np.array([len(item) for item in each], np.int64)
     writable, writable_indexes = numbers([item.writable_indexes for item in flat])
     readonly, readonly_indexes = numbers([item.readonly_indexes for item in flat])
+    if max(writable.max(initial=0), readonly.max(initial=0)) >= MAX_ACCOUNTS:
+        raise BadRecordError("a lookup index does not fit into a byte", reason="account_index")
     lookups = structs(
         account_key=strings([item.account_key for item in flat]),
         writable_indexes=lists(writable_indexes, counts_column(writable.astype(np.int64))),
@@ -377,6 +380,8 @@ def _compute_columns(batch: Batch, instructions: Instructions | None, fees: U64,
     calls_vote = outer & (instructions.program == batch.code_of.get(programs.VOTE, -1))
     is_vote = (np.bincount(owner[outer], minlength=size) == 1) & (np.bincount(owner[calls_vote], minlength=size) == 1)
     limit, no_limit = _requested(instructions, instructions.templates.limit, outer, size)
+    if limit.max(initial=0) >= 2**32:
+        raise BadRecordError("a compute unit limit does not fit into 32 bits", reason="integer_overflow")
     price, no_price = _requested(instructions, instructions.templates.price, outer, size)
     charged = np.bincount(repeat_index(batch.accounts.counts)[batch.accounts.signer], minlength=size)
     precompiles = [code for code in map(batch.code_of.get, PRECOMPILES) if code is not None]
@@ -660,4 +665,6 @@ def _signatures_only(blocks: Sequence[Block]) -> pa.Table:
     counts = np.array([len(block.signatures) for block in blocks], np.int64)
     known = _block_columns(blocks, counts) | {"signature": strings(list(chain.from_iterable([block.signatures for block in blocks])))}
     table = schemas.TRANSACTIONS
-    return pa.table([known.get(column.name, pa.nulls(int(counts.sum()), column.type)) for column in table.columns], table.column_names)
+    rows = pa.table([known.get(column.name, pa.nulls(int(counts.sum()), column.type)) for column in table.columns], table.column_names)
+    # An empty one keeps the place of a signature that is in `bad`.
+    return rows.filter(flags(np.array([bool(text) for block in blocks for text in block.signatures], np.bool_)))

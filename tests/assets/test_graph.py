@@ -79,7 +79,13 @@ def fresh(code: str, **environment: str) -> str:
     """Run Python in an interpreter that has imported nothing, in an environment that sets nothing."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLYAN_", "DAGSTER_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, env=clean | environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=REPOSITORY,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

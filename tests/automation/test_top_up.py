@@ -54,7 +54,9 @@ def asked_for(definitions: dg.Definitions, instance: dg.DagsterInstance) -> list
     """Partitions that the real schedule requests now."""
     schedule = definitions.resolve_schedule_def("top_up_history")
     with dg.build_schedule_context(
-        instance=instance, repository_def=definitions.get_repository_def(), resources={name: definitions.resources[name] for name in ("lake", "source")}
+        instance=instance,
+        repository_def=definitions.get_repository_def(),
+        resources={name: definitions.resources[name] for name in ("lake", "source")},
     ) as context:
         data = schedule.evaluate_tick(context)
     return [request.tags["dagster/partition"] for request in data.run_requests]

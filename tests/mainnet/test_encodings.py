@@ -49,7 +49,9 @@ def test_a_block_recorded_in_several_encodings_is_stored_the_same(recorded, slot
     assert stored[0][schemas.TRANSACTIONS.name].num_rows == recorded(f"blocks/{slot}-json-").transactions_recorded > 0
     for other in stored[1:]:
         assert_same(stored[0], other)
-    digests = [[recorded(f"blocks/{slot}-{encoding}-").normalised.commits[table.name].digest for table in schemas.NORMALISED] for encoding in encodings]
+    digests = [
+        [recorded(f"blocks/{slot}-{encoding}-").normalised.commits[table.name].digest for table in schemas.NORMALISED] for encoding in encodings
+    ]
     assert digests.count(digests[0]) == len(digests)
 
 
@@ -75,7 +77,8 @@ def in_json(entry: dict[str, Any]) -> dict[str, Any]:
         },
         "recentBlockhash": str(message.recent_blockhash),
         "instructions": [
-            {"programIdIndex": item.program_id_index, "accounts": list(item.accounts), "data": _base58(bytes(item.data))} for item in message.instructions
+            {"programIdIndex": item.program_id_index, "accounts": list(item.accounts), "data": _base58(bytes(item.data))}
+            for item in message.instructions
         ],
     }
     if hasattr(message, "address_table_lookups"):
@@ -173,9 +176,15 @@ def as_dataset(value: Any, field: bigquery_rows.Field) -> Any:
 def test_the_public_datasets_rows_of_a_block_give_the_same_rows_in_every_column_that_it_has(slot):
     given = bigquery_rows.rows_of_block(slot, read_block(f"blocks/{slot}-jsonParsed-"))
     rows = {
-        name: [{field.name: as_dataset(row[field.name], field) for field in bigquery_rows.SCHEMAS[name]} for row in table] for name, table in given.items()
+        name: [{field.name: as_dataset(row[field.name], field) for field in bigquery_rows.SCHEMAS[name]} for row in table]
+        for name, table in given.items()
     }
-    payload = {"block": rows["Blocks"][0], "transactions": rows["Transactions"], "instructions": rows["Instructions"], "rewards": rows["Block Rewards"]}
+    payload = {
+        "block": rows["Blocks"][0],
+        "transactions": rows["Transactions"],
+        "instructions": rows["Instructions"],
+        "rewards": rows["Block Rewards"],
+    }
     through_dataset = tables_of(slot, json.dumps(payload).encode(), Format.BIGQUERY)
     direct = tables_of(slot, read_bytes(f"blocks/{slot}-json-"))
     assert_same(direct, through_dataset, without=UNTOLD_BY_BIGQUERY)

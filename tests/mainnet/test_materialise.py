@@ -8,7 +8,9 @@ from recorded_files import manifest, of_mainnet
 
 from blyan import schemas
 
-FILES = [row["file"] for row in manifest() if of_mainnet(row)] or [pytest.param("", marks=pytest.mark.skip(reason="the recorded mainnet data is not at ../shared/data"))]
+FILES = [row["file"] for row in manifest() if of_mainnet(row)] or [
+    pytest.param("", marks=pytest.mark.skip(reason="the recorded mainnet data is not at ../shared/data"))
+]
 BLOCKS = [file for file in FILES if isinstance(file, str) and file.startswith("blocks/")] or FILES
 TRANSACTIONS = [file for file in FILES if isinstance(file, str) and file.startswith("transactions/")] or FILES
 
@@ -28,7 +30,9 @@ EXCUSED = {
     "blocks/195545750": {"leader_fee_reconciles": "blocks without a recorded fee reward"},
     "blocks/285000037": {"leader_fee_reconciles": "blocks without a recorded fee reward"},
     "blocks/332254855": {"tokens_conserved": "with a transfer fee withheld by Token-2022"},
-    "transactions/jup-ag_instruction-parser-53bd12e4__src__tests__snapshot__GCeRpjvf": {"tokens_conserved": "with a transfer fee withheld by Token-2022"},
+    "transactions/jup-ag_instruction-parser-53bd12e4__src__tests__snapshot__GCeRpjvf": {
+        "tokens_conserved": "with a transfer fee withheld by Token-2022"
+    },
 }
 """Recorded files with a legitimate exception, beside the two that many have."""
 

@@ -427,12 +427,13 @@ def test_a_supply_that_changed_by_another_amount_fails_tokens_conserved(broken, 
 def test_a_token_that_a_failed_transaction_moved_fails_tokens_conserved(broken):
     failed = next(row for row in broken.rows(schemas.TRANSACTIONS) if row["status"] == "Fail" and row["post_token_balances"])
     account = failed["accounts"][0]["pubkey"]
-    row = {
-        **{name: failed[name] for name in ("block_slot", "block_timestamp", "block_hash")},
-        **{"tx_signature": failed["signature"], "tx_index": failed["index"], "account": account, "account_index": 0},
-        **{"before": Decimal(1), "after": Decimal(2), "change": Decimal(1), "mint": NATIVE_MINT, "owner": None, "decimals": 9},
-    }
-    rows = sorted([*broken.rows(schemas.BALANCE_CHANGES), row], key=lambda row: (row["block_slot"], row["tx_index"], row["account_index"], row["mint"] or ""))
+    row = {name: failed[name] for name in ("block_slot", "block_timestamp", "block_hash")} | {
+        "tx_signature": failed["signature"], "tx_index": failed["index"], "account": account, "account_index": 0,
+        "before": Decimal(1), "after": Decimal(2), "change": Decimal(1), "mint": NATIVE_MINT, "owner": None, "decimals": 9,
+    }  # fmt: skip
+    rows = sorted(
+        [*broken.rows(schemas.BALANCE_CHANGES), row], key=lambda row: (row["block_slot"], row["tx_index"], row["account_index"], row["mint"] or "")
+    )
     broken.write(schemas.BALANCE_CHANGES, rows)
     assert fails_only(broken, "tokens_conserved").examples[0]["status"] == "Fail"
 
@@ -480,8 +481,6 @@ def test_a_transaction_recorded_without_logs_may_lack_the_mint_that_an_inner_ins
 def test_every_invariant_has_a_test_that_breaks_it():
     here = Path(__file__).read_text()
     named = {item.name for item in INVARIANTS if f'"{item.name}"' in here or f"_{item.name}(" in here}
-    assert named | {f"{table.short_name}_refer_to_transactions" for table in (schemas.INSTRUCTIONS, schemas.TOKEN_TRANSFERS, schemas.BALANCE_CHANGES)} == {
-        item.name for item in INVARIANTS
-    }
-
-
+    assert named | {
+        f"{table.short_name}_refer_to_transactions" for table in (schemas.INSTRUCTIONS, schemas.TOKEN_TRANSFERS, schemas.BALANCE_CHANGES)
+    } == {item.name for item in INVARIANTS}

@@ -574,7 +574,7 @@ class _Reading:
             return RawRecord(slot, SlotState.UNKNOWN, "transactions_only", payload, Format.GET_TRANSACTION, detail=detail, origin=origin)
         if found.blocks:
             return RawRecord(
-                slot, SlotState.UNKNOWN, "conflicting_hash", detail=_words("blocks of different hashes are recorded", "conflicting_hash")
+                slot, SlotState.UNKNOWN, "conflicting_hash", detail=_words("blocks of different hashes are recorded", "conflicting_hash", f"slot {slot}")
             )
         following = self._next_block(slot, 0)
         if following is not None and _parent(following) < slot:
@@ -764,8 +764,10 @@ def _conflicting(slot: int, record: _Record, hashes: int) -> RawRecord:
 
 
 def _rejected(slot: int | None, reason: str, words: str, data: bytes, origin: str, block_hash: str | None = None) -> RawRecord:
-    return RawRecord(slot, SlotState.REJECTED, reason, data, block_hash=block_hash, detail=_words(words, reason), origin=origin)
+    # Not the whole path: the words are part of the digest, and where the archive lies is not.
+    where = Path(origin).name if slot is None else f"slot {slot}"
+    return RawRecord(slot, SlotState.REJECTED, reason, data, block_hash=block_hash, detail=_words(words, reason, where), origin=origin)
 
 
-def _words(words: str, reason: str) -> str:
-    return f"{words}. Remedy: {_REMEDIES[reason]}"
+def _words(words: str, reason: str, where: str) -> str:
+    return str(BadRecordError(words, where=where, remedy=_REMEDIES[reason]))

@@ -1,0 +1,253 @@
+"""The command line on a tiny lake: as a process of its own where that matters, in this one where it saves the start."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from blyan.cli import main
+from blyan.lake import Lake
+from blyan.schemas import BLOCK_REWARDS, TABLES, TRANSACTIONS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = {"BLYAN_HORIZON_SLOT": "12", "BLYAN_SLOTS_PER_RANGE": "4", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "3"}
+
+
+def blyan(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder, where its lake and Dagster's records go."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLYAN_", "DAGSTER_"))}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "blyan.cli", *arguments],
+        cwd=folder,
+        env=clean | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", "NO_COLOR": "1"} | TINY | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process: `call(folder, *arguments, **environment)`."""
+
+    def run(folder: Path, *arguments: str, **environment: str) -> Done:
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.delenv("DAGSTER_HOME", raising=False)
+            for name, value in ({"COLUMNS": "160", "NO_COLOR": "1"} | TINY | environment).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["blyan", *arguments])
+            with pytest.raises(SystemExit) as end:
+                main()
+        captured = capsys.readouterr()
+        return Done(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose lake has the first two of three ranges."""
+    folder = tmp_path_factory.mktemp("cli")
+    made = blyan(folder, "ingest", "--slots", "0-7")
+    assert made.returncode == 0, made.stderr
+    assert re.findall(r"made (\S+):", made.stderr) == ["0-3", "4-7"]
+    return folder
+
+
+def rows(done: Done) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_help_lists_the_commands() -> None:
+    done = blyan(REPOSITORY, "--help")
+
+    assert done.returncode == 0
+    assert {"demo", "ingest", "sql", "ranges", "source", "statement", "doctor"} <= set(done.stdout.split())
+
+
+def test_runs_of_the_command_line_are_in_the_records_that_the_ui_shows(place: Path) -> None:
+    with dg.DagsterInstance.from_config(str(place / ".blyan/dagster")) as instance:
+        runs = instance.get_runs()
+        partitions = instance.get_materialized_partitions(dg.AssetKey(["solana", "transactions"]))
+
+    assert {(run.job_name, run.status) for run in runs} == {("ingest_range", dg.DagsterRunStatus.SUCCESS)}
+    assert partitions == {"000000000000", "000000000004"}
+
+
+def test_ranges_that_the_lake_has_are_not_made_again_unless_forced(call: Call, place: Path) -> None:
+    again = call(place, "ingest", "--slots", "5")
+    forced = call(place, "ingest", "--slots", "5", "--force")
+
+    assert again.returncode == forced.returncode == 0
+    assert "1 of 1 ranges are in the lake already" in again.stderr
+    assert "made 4-7" not in again.stderr
+    assert "made 4-7" in forced.stderr
+    assert "unchanged" in forced.stderr
+
+
+def test_ranges_shows_what_is_there_and_what_is_missing(call: Call, place: Path) -> None:
+    found = rows(call(place, "ranges", "-o", "json"))
+    table = call(place, "ranges").stdout
+
+    assert found["ranges"] == {"complete": 2, "partial": 0, "missing": 1}
+    assert [(run["state"], run["first_slot"], run["last_slot"]) for run in found["runs"]] == [("complete", 0, 7), ("missing", 8, 11)]
+    assert "2 complete, 0 partial, 1 missing" in table
+
+
+def test_ranges_of_an_empty_lake_are_all_missing(call: Call, tmp_path: Path) -> None:
+    assert rows(call(tmp_path, "ranges", "-o", "json"))["ranges"] == {"complete": 0, "partial": 0, "missing": 3}
+
+
+def test_partitions_of_another_grid_are_pointed_out(call: Call, place: Path) -> None:
+    found = rows(call(place, "ranges", "-o", "json", BLYAN_SLOTS_PER_RANGE="3"))
+
+    assert found["off_grid"] == ["000000000004"]
+
+
+def test_sql_answers_in_every_format(call: Call, place: Path) -> None:
+    count = sum(part.rows for part in Lake(str(place / ".blyan/lake")).partitions(TRANSACTIONS).values())
+    query = "select count(*) as transactions from solana.transactions"
+
+    assert rows(call(place, "sql", query, "-o", "json")) == [{"transactions": count}]
+    assert list(csv.reader(io.StringIO(call(place, "sql", query, "-o", "csv").stdout))) == [["transactions"], [str(count)]]
+    assert str(count) in call(place, "sql", query).stdout
+
+
+def test_json_holds_every_number_exactly(call: Call, place: Path) -> None:
+    query = """select 9007199254740992::decimal(20,0) as a, 18446744073709551615::decimal(20,0) as b, 9007199254740993 as c, 1.10::decimal(5,2) as d,
+        0.5::double as e, null as f, [18446744073709551615::ubigint] as g, timestamptz '2025-03-01 00:00:00+00' as h, '\\xC3\\xA9'::blob as i"""
+    (row,) = rows(call(place, "sql", query, "-o", "json"))
+
+    assert row == {
+        "a": 9007199254740992,
+        "b": "18446744073709551615",
+        "c": "9007199254740993",
+        "d": "1.10",
+        "e": 0.5,
+        "f": None,
+        "g": ["18446744073709551615"],
+        "h": "2025-03-01T00:00:00+00:00",
+        "i": "c3a9",
+    }
+
+
+def test_sql_sees_each_range_by_its_key(call: Call, place: Path) -> None:
+    expected = {key: part.rows for key, part in Lake(str(place / ".blyan/lake")).partitions(BLOCK_REWARDS).items()}
+    found = rows(call(place, "sql", "select slot_range, count(*) as n from solana.block_rewards group by all", "-o", "json"))
+
+    assert {row["slot_range"]: row["n"] for row in found} == expected
+
+
+def test_sql_reads_a_table_that_was_compacted(call: Call, place: Path) -> None:
+    Lake(str(place / ".blyan/lake")).compact(BLOCK_REWARDS)
+
+    found = rows(call(place, "sql", "select distinct slot_range from solana.block_rewards order by 1", "-o", "json"))
+    assert [row["slot_range"] for row in found] == ["000000000000", "000000000004"]
+
+
+def test_sql_names_the_tables_that_there_are_when_one_is_missing(call: Call, place: Path, tmp_path: Path) -> None:
+    wrong, empty = call(place, "sql", "select * from solana.blcks"), call(tmp_path, "sql", "select * from solana.blocks")
+
+    assert (wrong.returncode, empty.returncode) == (1, 1)
+    assert "solana.blocks" in wrong.stderr.partition("Remedy")[2]
+    assert "blyan ingest" in empty.stderr
+    assert "Traceback" not in wrong.stderr + empty.stderr
+
+
+def test_the_statement_of_a_range_is_printed_by_key_or_first_slot(call: Call, place: Path) -> None:
+    by_key, by_slot = call(place, "statement", "000000000004"), call(place, "statement", "4")
+
+    assert by_key.stdout == by_slot.stdout
+    statement = rows(by_key)
+    assert sum(statement["slots"].values()) == 4
+    assert statement["tables"].keys() == TABLES.keys()
+
+
+def test_the_source_says_what_it_has(call: Call, place: Path) -> None:
+    done = call(place, "source", "check")
+
+    assert done.returncode == 0
+    assert re.search(r"last slot\s+11\b", done.stdout)
+
+
+def test_the_doctor_shows_where_each_setting_comes_from_and_no_secret(call: Call, place: Path) -> None:
+    done = call(
+        place, "doctor", BLYAN_RPC_URL="https://someone:password@rpc.example.org/v1/ticket", BLYAN_DELTA_OPTIONS='{"aws_secret_access_key": "hidden"}'
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"BLYAN_HORIZON_SLOT\s+12 \(environment\)", done.stdout)
+    assert re.search(r"BLYAN_EMBEDDED_SEED\s+1 \(default\)", done.stdout)
+    assert "https://rpc.example.org/…" in done.stdout
+    assert "aws_secret_access_key" in done.stdout
+    assert not re.search("password|ticket|hidden", done.stdout)
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(call: Call, tmp_path: Path) -> None:
+    done = call(tmp_path, "doctor", BLYAN_SOURCE="archive")
+
+    assert done.returncode == 1
+    assert "no the archive source has no archive" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "message"),
+    [
+        (["ingest", "--slots", "9-99"], {}, 1, "BLYAN_HORIZON_SLOT"),
+        (["ingest", "--slots", "abc"], {}, 1, "write it as FIRST-LAST"),
+        (["ranges"], {"BLYAN_SOURCES": "rpc"}, 1, "unknown setting BLYAN_SOURCES"),
+        (["ingest", "--slots", "8"], {"BLYAN_SOURCE": "archive"}, 1, "BLYAN_ARCHIVE"),
+        (["ingest", "--slots", "8"], {"BLYAN_EMBEDDED_SEED": "7"}, 1, "WrongChainError|use another BLYAN_LAKE"),
+        (["source", "check"], {"BLYAN_SOURCE": "rpc", "BLYAN_RPC_URL": "http://127.0.0.1:9", "BLYAN_RPC_RETRIES": "0"}, 2, "BLYAN_RPC_URL"),
+        (["statement", "8"], {}, 1, "blyan ingest --slots 8-11"),
+    ],
+)
+def test_an_expected_error_is_one_line_with_a_remedy_and_an_exit_code(
+    call: Call, place: Path, arguments: list[str], environment: dict[str, str], code: int, message: str
+) -> None:
+    done = call(place, *arguments, **environment)
+
+    assert done.returncode == code, done.stderr
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in blyan(tmp_path, "--debug", "ingest", "--slots", "99").stderr
+
+
+def test_the_demo_makes_the_grid_and_shows_what_it_made(tmp_path: Path) -> None:
+    done = blyan(tmp_path, "demo", BLYAN_HORIZON_SLOT="4")
+
+    assert done.returncode == 0, done.stderr
+    assert "made 0-3" in done.stderr
+    for name in TABLES:
+        assert name.replace("/", ".") in done.stdout
+    assert "Try next" in done.stdout
