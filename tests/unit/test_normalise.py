@@ -324,6 +324,7 @@ def test_a_count_that_does_not_fit_is_quarantined_and_never_wrapped(block, name)
 
 def test_a_lookup_index_that_does_not_fit_is_quarantined_and_never_wrapped(block):
     altered = only(block)
+    altered["transactions"][0]["version"] = 0
     altered["transactions"][0]["transaction"]["message"]["addressTableLookups"] = [
         {"accountKey": "1" * 32, "writableIndexes": [2**64 - 1], "readonlyIndexes": []}
     ]
@@ -359,7 +360,7 @@ def test_no_loose_transactions_are_no_rows():
 @given(st.binary(max_size=300))
 @settings(max_examples=200)
 def test_bytes_that_are_no_message_raise_only_what_the_decoder_expects(data):
-    with pytest.raises((ValueError, IndexError)):
+    with pytest.raises((ValueError, IndexError, BadRecordError)):
         read_transaction(data + b"\xff")
 
 

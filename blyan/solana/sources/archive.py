@@ -574,7 +574,10 @@ class _Reading:
             return RawRecord(slot, SlotState.UNKNOWN, "transactions_only", payload, Format.GET_TRANSACTION, detail=detail, origin=origin)
         if found.blocks:
             return RawRecord(
-                slot, SlotState.UNKNOWN, "conflicting_hash", detail=_words("blocks of different hashes are recorded", "conflicting_hash", f"slot {slot}")
+                slot,
+                SlotState.UNKNOWN,
+                "conflicting_hash",
+                detail=_words("blocks of different hashes are recorded", "conflicting_hash", f"slot {slot}"),
             )
         following = self._next_block(slot, 0)
         if following is not None and _parent(following) < slot:
