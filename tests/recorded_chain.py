@@ -24,9 +24,6 @@ from blyan.solana.sources import BlockSource
 from blyan.solana.sources.archive import ArchiveSource
 from blyan.solana.sources.embedded import EmbeddedSource
 
-SKIPPED = (4, 5)
-"""Slots without a block under seed 1."""
-
 PER_TRANSACTION = {schemas.TRANSACTIONS: "index", schemas.INSTRUCTIONS: "tx_index", schemas.TOKEN_TRANSFERS: "tx_index", schemas.BALANCE_CHANGES: "tx_index"}
 """Tables with rows of a transaction, and the column that has its place in the block."""
 

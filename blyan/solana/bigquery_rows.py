@@ -195,7 +195,7 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
         if item.parent_index is not None:
             inner.setdefault(item.parent_index, []).append(item)
     keys = [{"pubkey": account.pubkey, "signer": account.signer, "writable": account.writable} for account in row.accounts]
-    message = Message(Raw(msgspec.json.encode(keys)), [_instruction(item) for item in outer], row.recent_block_hash)
+    message = Message(_raw(keys), [_instruction(item) for item in outer], row.recent_block_hash)
     meta = None
     if row.status is not None or row.fee is not None:
         meta = Meta(
@@ -213,12 +213,16 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
             post_token_balances=[_token_balance(item) for item in row.post_token_balances],
             compute_units_consumed=_integer(row.compute_units_consumed),
         )
-    wire = Wire(Raw(msgspec.json.encode([row.signature])), message)
+    wire = Wire(_raw([row.signature]), message)
     return Transaction(wire, meta, UNTOLD, index=at if row.index is None else row.index)
 
 
 def _numbers(values: Iterable[str | None]) -> Raw:
     return Raw(f"[{','.join(value or '0' for value in values)}]".encode())
+
+
+def _raw(value: object) -> Raw:
+    return Raw(msgspec.json.encode(value))
 
 
 def _token_balance(item: _TokenBalance) -> TokenBalance:

@@ -48,7 +48,7 @@ class Kind(StrEnum):
     """Keys as objects, instructions by name: `jsonParsed`, detail `accounts`, BigQuery."""
 
 
-class Instruction(Struct, gc=False, rename="camel"):
+class Instruction(Struct, gc=False, rename="camel", omit_defaults=True):
     """A compiled, partially decoded or parsed instruction.
 
     `accounts` holds indexes or base58 keys as JSON. In a binary message `accounts` and `data` are bytes, which
@@ -135,7 +135,7 @@ class ReturnData(Struct, gc=False, rename="camel"):
     data: tuple[str, str]
 
 
-class Meta(Struct, gc=False, rename="camel"):
+class Meta(Struct, gc=False, rename="camel", omit_defaults=True):
     """A transaction's metadata: what executing it did. `error_text` is set where only the words are known."""
 
     fee: int | None = None

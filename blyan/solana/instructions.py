@@ -272,7 +272,7 @@ def instructions_of(batch: Batch) -> Instructions:
     outer_counts = np.array([len(item) for item in outer_lists], np.int64)
     outer = list(chain.from_iterable(outer_lists))
     groups = [(at, group) for at, meta in enumerate(batch.metas) if meta.inner_instructions for group in meta.inner_instructions]
-    inner = list(chain.from_iterable(group.instructions for _, group in groups))
+    inner = list(chain.from_iterable([group.instructions for _, group in groups]))
     group_owner = np.array([at for at, _ in groups], np.int64)
     group_parent = np.array([group.index for _, group in groups], np.int64)
     sizes = np.array([len(group.instructions) for _, group in groups], np.int64)

@@ -103,11 +103,11 @@ def test_a_token_amount_above_two_to_the_63_is_exact_in_delta_and_in_duckdb(reco
     block = recorded("blocks/110130000-json-")
     amount = 11_999_841_306_999_999_000
     assert amount > 2**63
-    held = {int(balance["amount"]) for row in block.rows(schemas.TRANSACTIONS) for balance in row["post_token_balances"] or ()}
+    held = {int(balance["amount"]) for row in block.rows(schemas.TRANSACTIONS) for balance in row["pre_token_balances"] or ()}
     assert amount in held
     paths = [file.path for file in block.lake.files(schemas.TRANSACTIONS)]
     found = duckdb.execute(
-        "select distinct balance.amount::varchar from (select unnest(post_token_balances) as balance from read_parquet(?)) where balance.amount = ?::hugeint",
+        "select distinct balance.amount::varchar from (select unnest(pre_token_balances) as balance from read_parquet(?)) where balance.amount = ?::hugeint",
         [paths, amount],
     ).fetchall()
     assert found == [(str(amount),)]

@@ -27,7 +27,7 @@ from blyan.solana.sources.embedded import EmbeddedSource
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SLOT = 285_000_037
 PER_TRANSACTION = (schemas.TRANSACTIONS, schemas.INSTRUCTIONS, schemas.TOKEN_TRANSFERS, schemas.BALANCE_CHANGES)
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 ENCODINGS = ["json", "jsonParsed", "base64"]
 
 RECORDED = {

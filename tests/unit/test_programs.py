@@ -113,7 +113,7 @@ def test_a_program_that_is_not_decoded_is_left_alone():
 
 @pytest.mark.parametrize("program", list(programs.DECODERS))
 @given(data=st.binary(max_size=120), accounts=st.integers(0, 12), tag=st.integers(0, 60), wide=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_bytes_make_a_decoder_fail_or_invent_an_account(program, data, accounts, tag, wide):
     data = (tag.to_bytes(4, "little") if wide else bytes([tag])) + data
     result = programs.decode(program, data, accounts)
@@ -130,7 +130,7 @@ def test_no_bytes_make_a_decoder_fail_or_invent_an_account(program, data, accoun
 
 @pytest.mark.parametrize("program", [program for program in programs.DECODERS if programs.tag_size(program)])
 @given(body=st.binary(min_size=0, max_size=120), accounts=st.integers(0, 12), tag=st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_decoding_many_of_one_shape_is_decoding_each(program, body, accounts, tag):
     head = tag.to_bytes(programs.tag_size(program), "little")
     shape = programs.shape_of(program, head, accounts)
