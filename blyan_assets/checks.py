@@ -78,7 +78,7 @@ def _columns(schema: Iterable[Any]) -> list[str]:
 
 
 def _finding_result(finding: Finding) -> dg.AssetCheckResult:
-    metadata: dict[str, Any] = {"statement": finding.statement, "violations": finding.violations}
+    metadata: dict[str, Any] = {"rows checked": finding.checked, "violations": finding.violations}
     if finding.explained:
         metadata["explained"] = dg.MetadataValue.json(dict(finding.explained))
     if finding.examples:

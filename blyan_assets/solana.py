@@ -58,7 +58,7 @@ def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             pin_chain(store, blocks, settings.genesis_hash)
             commit = land(store, blocks, slots, progress=progress.of(context.log, "landing"))
             checks = check_results(store, slots, [RAW_BLOCKS])
-        return _result(store, RAW_BLOCKS, slots, commit, checks, {"seconds": time.monotonic() - started, "source": blocks.name})
+        return _result(store, RAW_BLOCKS, slots, commit, checks, {"seconds": round(time.monotonic() - started, 3), "source": blocks.name})
 
     @dg.multi_asset(
         name="normalise",
@@ -83,7 +83,7 @@ def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             checks = check_results(store, slots, DERIVED)
             statement = statement_of(store, slots)
         facts = {
-            "seconds": time.monotonic() - started,
+            "seconds": round(time.monotonic() - started, 3),
             "slots landed": made.landed,
             "slots skipped": made.skipped,
             "slots unknown": made.unknown,
@@ -135,7 +135,8 @@ def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"{_type_name(kind.value_type)}[]"
     if pa.types.is_struct(kind):
-        return "struct(" + ", ".join(f"{child.name} {_type_name(child.type)}" for child in kind) + ")"
+        # Without the types of the fields: the UI gives the type no line breaks, and squeezes the description beside it.
+        return "struct(" + ", ".join(child.name for child in kind) + ")"
     names = {"string": "varchar", "int64": "bigint", "decimal128(20, 0)": "decimal(20,0)", "binary": "blob", "bool": "boolean"}
     return "timestamp with time zone" if pa.types.is_timestamp(kind) else names.get(str(kind), str(kind))
 

@@ -24,7 +24,12 @@ from blyan.solana.sources import BlockSource
 from blyan.solana.sources.archive import ArchiveSource
 from blyan.solana.sources.embedded import EmbeddedSource
 
-PER_TRANSACTION = {schemas.TRANSACTIONS: "index", schemas.INSTRUCTIONS: "tx_index", schemas.TOKEN_TRANSFERS: "tx_index", schemas.BALANCE_CHANGES: "tx_index"}
+PER_TRANSACTION = {
+    schemas.TRANSACTIONS: "index",
+    schemas.INSTRUCTIONS: "tx_index",
+    schemas.TOKEN_TRANSFERS: "tx_index",
+    schemas.BALANCE_CHANGES: "tx_index",
+}
 """Tables with rows of a transaction, and the column that has its place in the block."""
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -175,9 +180,8 @@ def as_json_parsed(payload: bytes, accounts_of: Callable[[str], list[dict[str, A
     def parsed(entry: dict[str, Any]) -> dict[str, Any]:
         keys = accounts_of(entry["transaction"]["signatures"][0])
         message = entry["transaction"]["message"]
-        static = len(message["accountKeys"])
+        message["accountKeys"] = _with_source(entry, keys)
         del message["header"]
-        message["accountKeys"] = [{**key, "source": "transaction" if at < static else "lookupTable"} for at, key in enumerate(keys)]
         for group in [message, *entry["meta"]["innerInstructions"]]:
             group["instructions"] = [
                 {
@@ -193,12 +197,17 @@ def as_json_parsed(payload: bytes, accounts_of: Callable[[str], list[dict[str, A
     return _each(payload, parsed)
 
 
+def _with_source(entry: dict[str, Any], keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    static = len(entry["transaction"]["message"]["accountKeys"])
+    return [{**key, "source": "transaction" if at < static else "lookupTable"} for at, key in enumerate(keys)]
+
+
 def with_accounts(payload: bytes, accounts_of: Callable[[str], list[dict[str, Any]]]) -> bytes:
     """`transactionDetails: accounts`."""
 
     def accounts(entry: dict[str, Any]) -> dict[str, Any]:
         signatures = entry["transaction"]["signatures"]
-        keys = [{**key, "source": "transaction"} for key in accounts_of(signatures[0])]
+        keys = _with_source(entry, accounts_of(signatures[0]))
         meta = {name: entry["meta"][name] for name in ("err", "fee", "preBalances", "postBalances", "preTokenBalances", "postTokenBalances")}
         return {"transaction": {"signatures": signatures, "accountKeys": keys}, "meta": meta, "version": entry["version"]}
 

@@ -60,10 +60,12 @@ def numbers(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
         BadRecordError: something in them is not an unsigned 64-bit integer.
     """
     text = b"".join(arrays)
-    if text.translate(None, _NUMBER_CHARACTERS):
-        raise BadRecordError("an array of integers holds something else", reason="not_integers")
     characters = np.frombuffer(text, np.uint8)
     digit = (characters ^ 48) < 10
+    # Digits, commas and brackets are all there is in compact JSON; only other text is looked at character by character.
+    usual = np.count_nonzero(digit) + text.count(b",") + text.count(b"[") + text.count(b"]")
+    if usual != len(text) and text.translate(None, _NUMBER_CHARACTERS):
+        raise BadRecordError("an array of integers holds something else", reason="not_integers")
     edges = np.flatnonzero(digit[1:] != digit[:-1])
     # An array begins and ends with a bracket, so edges alternate: before a number's first digit, at its last.
     starts, lasts = edges[::2], edges[1::2]
@@ -119,11 +121,13 @@ def texts(arrays: Sequence[bytes]) -> tuple[pa.StringArray, Ints]:
     text = b"".join(arrays)
     characters = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(characters == 34)
-    lengths = quotes[1::2] - quotes[: len(quotes) - 1 : 2] - 1 if len(quotes) % 2 == 0 else None
+    starts, lengths = quotes[::2], quotes[1::2] - quotes[: len(quotes) - 1 : 2] - 1
     body = text.translate(None, _NOT_TEXT)
-    if lengths is None or lengths.sum() != len(body) or b"\\" in body or not body.isascii():
+    if len(quotes) % 2 or lengths.sum() != len(body) or b"\\" in body or not body.isascii():
         raise BadRecordError("an array of base58 strings holds something else", reason="not_base58")
-    counts = _counts(characters, quotes[::2], len(arrays))
+    counts = _counts(characters, starts, len(arrays))
+    if len(starts) != text.count(b",") + np.count_nonzero(counts):
+        raise BadRecordError("an array of base58 strings holds something else", reason="not_base58")
     offsets = offsets_of(lengths).astype(np.int32)
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(body)), counts
 

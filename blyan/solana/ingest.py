@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +42,9 @@ PARALLEL_BYTES = 64 << 20
 
 BATCH_BYTES = 48 << 20
 """Raw bytes normalised at once: larger batches share more, and hold more memory (about four times this)."""
+
+WINDOW_BYTES = 16 << 20
+"""Compressed raw blocks read at once."""
 
 _CODEC = "zstd"
 _LEVEL = 1
@@ -200,13 +203,15 @@ def normalise_range(lake: Lake, slots: SlotRange, *, workers: int = 0, progress:
     units = sorted({unit_of(slot) for slot in range(slots.first, slots.last + 1, UNIT_SLOTS)} | {unit_of(slots.last)})
     size = sum(file.size for file in files)
     processes = min(workers or os.cpu_count() or 1, len(units))
+    # Opening a table costs milliseconds however little is read, so a sparse range is read in long windows.
+    window = max(1, int(WINDOW_BYTES * len(slots) / (UNIT_SLOTS * max(size, 1))))
     writer = uuid4().hex
     commits = {}
     try:
         if processes > 1 and size * 6 > PARALLEL_BYTES and not multiprocessing.current_process().daemon:
-            tallies = _in_processes(lake, slots, units, processes, writer, progress)
+            tallies = _in_processes(lake, slots, _spans(units, processes), window, writer, progress)
         else:
-            tallies = [_work(lake, slots, units, writer, lambda done: progress(done, len(slots)))]
+            tallies = [_work(lake, slots, units, window, writer, lambda done: progress(done, len(slots)))]
         for table in DERIVED:
             commits[table.name] = lake.commit(table, slots.key, [tally.staged[table.name] for tally in tallies])
     except BaseException:
@@ -235,11 +240,17 @@ def _share(counter: Any) -> None:
     pa.set_cpu_count(1)
 
 
-def _in_processes(lake: Lake, slots: SlotRange, units: Sequence[str], processes: int, writer: str, progress: Progress) -> list[_Tally]:
+def _spans(units: Sequence[str], count: int) -> list[Sequence[str]]:
+    """The units cut into so many runs of about equal length."""
+    edges = [len(units) * at // count for at in range(count + 1)]
+    return [units[first:end] for first, end in pairwise(edges)]
+
+
+def _in_processes(lake: Lake, slots: SlotRange, spans: Sequence[Sequence[str]], window: int, writer: str, progress: Progress) -> list[_Tally]:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_share, initargs=(counter,)) as pool:
-        futures = [pool.submit(_work_in_process, lake, slots, units[at::processes], writer) for at in range(processes)]
+    with ProcessPoolExecutor(len(spans), mp_context=context, initializer=_share, initargs=(counter,)) as pool:
+        futures = [pool.submit(_work_in_process, lake, slots, units, window, writer) for units in spans]
         try:
             while pending := [future for future in futures if not future.done()]:
                 progress(counter.value, len(slots))
@@ -261,7 +272,7 @@ def _wait(futures: Iterable[Any]) -> None:
     wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
 
 
-def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str], writer: str) -> _Tally:
+def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, writer: str) -> _Tally:
     before = 0
 
     def count(done: int) -> None:
@@ -270,10 +281,10 @@ def _work_in_process(lake: Lake, slots: SlotRange, units: Sequence[str], writer:
             _done_slots.value += done - before
         before = done
 
-    return _work(lake, slots, units, writer, count)
+    return _work(lake, slots, units, window, writer, count)
 
 
-def _work(lake: Lake, slots: SlotRange, units: Sequence[str], writer: str, done: Callable[[int], None]) -> _Tally:
+def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, writer: str, done: Callable[[int], None]) -> _Tally:
     """Normalise some units of a range into staged files."""
     tally = _Tally()
     finished = 0
@@ -285,15 +296,14 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], writer: str, done:
             if unplaced.num_rows:
                 stages[schemas.QUARANTINE.name].write(unit_of(None), unplaced)
                 tally.quarantined += unplaced.num_rows
-        for unit in units:
-            first = max(int(unit), slots.first)
-            last = min(int(unit) + UNIT_SLOTS - 1, slots.last)
-            tables = _normalise_unit(_raw(lake, slots, SlotRange(first, last)))
-            for name, rows in tables.items():
-                stages[name].write(unit, rows)
-            _count(tally, tables)
-            finished += last - first + 1
-            done(finished)
+        for at in range(0, len(units), window):
+            for unit, rows in _by_unit(lake, slots, units[at : at + window]):
+                tables = _normalise_unit(rows)
+                for name, made in tables.items():
+                    stages[name].write(unit, made)
+                _count(tally, tables)
+                finished += sum(row["record"] == 0 for row in rows)
+                done(finished)
         tally.staged = {name: stage.close() for name, stage in stages.items()}
     return tally
 
@@ -305,6 +315,14 @@ def _count(tally: _Tally, tables: Mapping[str, pa.Table]) -> None:
     tally.unknown += states.count("unknown")
     tally.transactions += tables[schemas.TRANSACTIONS.name].num_rows
     tally.quarantined += tables[schemas.QUARANTINE.name].num_rows
+
+
+def _by_unit(lake: Lake, slots: SlotRange, units: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Raw rows of consecutive units, one unit after the other, whatever the layout of the files."""
+    part = SlotRange(max(int(units[0]), slots.first), min(int(units[-1]) + UNIT_SLOTS - 1, slots.last))
+    rows = sorted(_raw(lake, slots, part), key=lambda row: (row["block_slot"], row["record"]))
+    for unit, group in groupby(rows, key=lambda row: unit_of(row["block_slot"])):
+        yield unit, list(group)
 
 
 def _raw(lake: Lake, slots: SlotRange, part: SlotRange | None) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from blyan.schemas import TABLES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -30,6 +32,7 @@ FLAGS = [
 ]
 TINY = {"BLYAN_HORIZON_SLOT": "24", "BLYAN_SLOTS_PER_RANGE": "8", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "4"}
 WAIT_S = 120
+WINDOW = {"width": 1600, "height": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def page(screenshots: Path) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1600, "height": 1000})
+        yield browser.new_page(viewport=WINDOW)
         browser.close()
     print(f"screenshots: {screenshots}")
 
@@ -114,13 +117,19 @@ def look(page: Any, url: str, texts: list[str], picture: Path) -> None:
         page.screenshot(path=picture)
 
 
-def test_the_graph_shows_every_table_with_its_group_and_partitions(page: Any, address: str, screenshots: Path) -> None:
+def test_the_lineage_shows_both_groups(page: Any, address: str, screenshots: Path) -> None:
+    look(page, f"{address}/asset-groups", ["solana", "marts"], screenshots / "lineage.png")
+
+
+def test_the_graph_shows_every_table_with_its_partitions(page: Any, address: str, screenshots: Path) -> None:
+    page.set_viewport_size({"width": 1600, "height": 2400})  # nodes outside the window are not drawn
     look(
         page,
-        f"{address}/asset-groups",
-        ["raw_blocks", "transactions", "token_transfers", "completeness", "quarantine", "program_activity", "3 partitions"],
+        f"{address}/locations/__repository__@blyan/asset-groups/solana/lineage",
+        [*(table.short_name for table in TABLES.values()), "3 partitions"],
         screenshots / "graph.png",
     )
+    page.set_viewport_size(WINDOW)
 
 
 def test_an_asset_shows_its_partitions_metadata_and_description(page: Any, address: str, screenshots: Path) -> None:
@@ -130,7 +139,7 @@ def test_an_asset_shows_its_partitions_metadata_and_description(page: Any, addre
         ["000000000000", "000000000016", "Missing"],
         screenshots / "partitions.png",
     )
-    look(page, f"{address}/assets/solana/transactions?view=overview", ["One row per transaction", "signature", "team:lake"], screenshots / "overview.png")
+    look(page, f"{address}/assets/solana/transactions?view=overview", ["One row per transaction", "recent_block_hash", "Delta Lake", "ingest_range"], screenshots / "overview.png")
 
 
 def test_the_checks_of_an_asset_are_shown_with_their_result(page: Any, address: str, screenshots: Path) -> None:
