@@ -62,6 +62,7 @@ class Stage:
         self._files: list[StagedFile] = []
         self._units: dict[str, UnitDigest] = {}
         self._group: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
         self._upload: Upload | None = None
         self._writer: Any = None
         self._stats = _Statistics(table)
@@ -95,7 +96,9 @@ class Stage:
     def put(self, rows: pa.Table) -> None:
         """Write rows that conform already, without a digest: for logs, and for `write`."""
         self._group.append(rows)
-        if sum(held.num_rows for held in self._group) >= MIN_GROUP_ROWS or sum(held.nbytes for held in self._group) >= GROUP_BYTES:
+        self._held_rows += rows.num_rows
+        self._held_bytes += rows.nbytes
+        if self._held_rows >= MIN_GROUP_ROWS or self._held_bytes >= GROUP_BYTES:
             self._write_group()
 
     def close(self) -> Staged:
@@ -135,6 +138,7 @@ class Stage:
             return
         rows = self._group[0] if len(self._group) == 1 else joined(self._group)
         self._group = []
+        self._held_rows = self._held_bytes = 0
         upload = self._upload or self._begin(rows.schema)
         if rows.schema != self._writer.schema:
             rows = rows.cast(self._writer.schema)

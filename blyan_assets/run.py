@@ -22,6 +22,7 @@ from blyan.settings import Settings
 from blyan.solana.ingest import Progress
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
+from blyan_assets.records import kept_connections
 from blyan_sensors.top_up import IN_FLIGHT
 
 HOME = Path(".blyan/dagster")
@@ -104,14 +105,15 @@ def materialise(
     """
     if instance is None:
         dagster_home()
-        with dg.DagsterInstance.get() as local:
+        with kept_connections(), dg.DagsterInstance.get() as local:
             yield from materialise(ranges, settings, show=show, instance=local)
         return
     bury_dead_runs(instance)
     job = build_defs(settings=settings, resources={"progress": Bars(show)}, with_marts=False).resolve_job_def("ingest_range")
     tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
     for slots in ranges:
-        result = job.execute_in_process(instance=instance, partition_key=slots.key, tags=tags, run_config=QUIET, raise_on_error=False)
+        with kept_connections():
+            result = job.execute_in_process(instance=instance, partition_key=slots.key, tags=tags, run_config=QUIET, raise_on_error=False)
         yield _outcome(slots, result)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from blyan.cli import main
+from blyan.cli import run as run_command
 from blyan.lake import Lake
 from blyan.schemas import BLOCK_REWARDS, TABLES, TRANSACTIONS
 
@@ -63,7 +63,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["blyan", *arguments])
             with pytest.raises(SystemExit) as end:
-                main()
+                run_command()
         captured = capsys.readouterr()
         return Done(int(end.value.code or 0), captured.out, captured.err)
 

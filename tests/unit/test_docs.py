@@ -31,7 +31,9 @@ def test_the_list_of_settings_has_every_setting_with_its_meaning() -> None:
     assert all(row.split("|")[3].strip() for row in rows)
 
 
-def test_a_stale_page_fails_the_check_and_writing_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_page_fails_the_check_and_writing_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(docs, "FOLDER", tmp_path)
     assert docs.main(["--check"]) == 1
     assert "Remedy: python -m blyan.docs" in capsys.readouterr().err

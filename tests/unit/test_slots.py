@@ -84,7 +84,9 @@ def test_slots_outside_the_grid_are_refused_with_the_settings_that_bound_it() ->
             Grid(1, 1_000, 100).covering(slots)
 
 
-@pytest.mark.parametrize(("bounds", "name"), [((0, 10, 0), "BLYAN_SLOTS_PER_RANGE"), ((5, 5, 1), "BLYAN_HORIZON_SLOT"), ((-1, 5, 1), "BLYAN_FIRST_SLOT")])
+@pytest.mark.parametrize(
+    ("bounds", "name"), [((0, 10, 0), "BLYAN_SLOTS_PER_RANGE"), ((5, 5, 1), "BLYAN_HORIZON_SLOT"), ((-1, 5, 1), "BLYAN_FIRST_SLOT")]
+)
 def test_an_empty_grid_names_the_setting(bounds: tuple[int, int, int], name: str) -> None:
     with pytest.raises(SettingError, match=name):
         Grid(*bounds)
