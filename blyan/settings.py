@@ -8,6 +8,7 @@ configure. Read from the environment (prefix `BLYAN_`), then from the TOML file 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -102,6 +103,9 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingError(f"unknown setting {', '.join(unknown)}", where="environment", remedy="`blyan doctor` lists the settings")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except tomllib.TOMLDecodeError as error:
+        where = f"{PREFIX}CONFIG, {named or 'blyan.toml'}"
+        raise SettingError(f"the settings file is not TOML: {error}", where=where, remedy="correct the file") from error
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "settings"

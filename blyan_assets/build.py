@@ -25,6 +25,9 @@ from resources.source import SourceResource
 RANGES = dg.AssetSelection.key_prefixes("solana")
 """The assets that are partitioned by range."""
 
+MARTS = dg.AssetSelection.key_prefixes("marts")
+"""The assets made from all ranges at once."""
+
 
 def build_defs(
     *,
@@ -56,9 +59,12 @@ def build_defs(
         RANGES - dg.AssetSelection.assets(asset_key(RAW_BLOCKS)),
         description="The tables of one range again from its raw blocks, without the source.",
     )
+    jobs: list[Any] = [ingest_range, normalise_range, compact_and_vacuum]
+    if with_marts:
+        jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(
         assets=dg.map_asset_specs(_grouped, assets),
-        jobs=[ingest_range, normalise_range, compact_and_vacuum],
+        jobs=jobs,
         schedules=[top_up_history(known, ingest_range), weekly_maintenance],
         sensors=[
             stale_ranges(normalise_range),

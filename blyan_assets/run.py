@@ -54,9 +54,9 @@ class FailedCheck:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one range: `error` is empty where the run succeeded, or only checks failed."""
+    """What came of one run: `error` is empty where it succeeded, or only checks failed. `slots` is None for the marts."""
 
-    slots: SlotRange
+    slots: SlotRange | None
     run_id: str
     made: dict[str, Made] = field(default_factory=dict)
     checks: int = 0
@@ -117,6 +117,15 @@ def materialise(
         yield _outcome(slots, result)
 
 
+def build_marts(settings: Settings) -> Outcome:
+    """Build every mart from the ranges that the lake has, in a run on the local instance."""
+    dagster_home()
+    job = build_defs(settings=settings).resolve_job_def("build_marts")
+    with kept_connections(), dg.DagsterInstance.get() as instance:
+        tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
+        return _outcome(None, job.execute_in_process(instance=instance, tags=tags, run_config=QUIET, raise_on_error=False))
+
+
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark as failed the runs of processes of this machine that are no more, so that nobody waits for them; returns their ids.
 
@@ -131,7 +140,7 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return dead
 
 
-def _outcome(slots: SlotRange, result: dg.ExecuteInProcessResult) -> Outcome:
+def _outcome(slots: SlotRange | None, result: dg.ExecuteInProcessResult) -> Outcome:
     outcome = Outcome(slots, result.run_id)
     for event in result.get_asset_materialization_events():
         made = event.step_materialization_data.materialization

@@ -159,9 +159,7 @@ def _result(
         "content changed": commit.changed,
         "slots": str(slots),
         "data": dg.MetadataValue.path(f"{store.root}/{table.name}/{table.partition_by[0]}={slots.key}"),
-        "query": dg.MetadataValue.md(
-            f"```\nblyan sql \"select * from {table.name.replace('/', '.')} where slot_range = '{slots.key}' limit 20\"\n```"
-        ),
+        "query": dg.MetadataValue.md(f"```\n{_query(table, slots)}\n```"),
     }
     return dg.MaterializeResult(
         asset_key=asset_key(table),
@@ -169,3 +167,8 @@ def _result(
         metadata=metadata | dict(extra),
         check_results=checks[table.name],
     )
+
+
+def _query(table: Table, slots: SlotRange) -> str:
+    """The command that shows the partition."""
+    return f"blyan sql \"select * from {table.name.replace('/', '.')} where slot_range = '{slots.key}' limit 20\""  # noqa: S608 - names of our own

@@ -45,8 +45,9 @@ def next_ranges(
         last_slot: newest slot that the source has, None where it cannot tell; a range that is not over yet is not asked for.
         limit: ranges in flight at most.
     """
+    keys = grid.keys()
     busy = {*complete, *in_flight, *failed}
-    ready = (key for key in grid.keys() if key not in busy and (last_slot is None or grid.range_of(key).last <= last_slot))
+    ready = (key for key in keys if key not in busy and (last_slot is None or grid.range_of(key).last <= last_slot))
     return [key for _, key in zip(range(limit - len(set(in_flight))), ready, strict=False)]
 
 

@@ -44,11 +44,15 @@ def decode(text: str) -> bytes:
     zeros = len(text) - len(stripped)
     if not stripped:
         return b"\0" * zeros
-    if stripped.isalnum():
-        number = gmpy2.mpz(stripped.translate(_TO_GMP), 58)
-        content: bytes = number.to_bytes((number.bit_length() + 7) // 8)
-        return b"\0" * zeros + content
-    raise ValueError(f"not base58: {text[:40]!r}")
+    try:
+        # GMP takes spaces and signs too, which letters and digits are not.
+        number = gmpy2.mpz(stripped.translate(_TO_GMP), 58) if stripped.isalnum() else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise ValueError(f"not base58: {text[:40]!r}")
+    content: bytes = number.to_bytes((number.bit_length() + 7) // 8)
+    return b"\0" * zeros + content
 
 
 _SHORT = 44

@@ -203,9 +203,8 @@ def coded(codes: npt.NDArray[np.integer[Any]], pool: pa.StringArray, nulls: Mask
         renumber = np.cumsum(used, dtype=np.int32) - np.int32(1)
         pool = pool.filter(flags(used))
         codes = renumber[np.where(nulls, 0, codes)] if nulls is not None else renumber[codes]
-    codes = np.ascontiguousarray(codes, np.int32)
-    if nulls is not None:
-        codes[nulls] = 0
+    # Not in place: the codes are the caller's.
+    codes = np.ascontiguousarray(codes if nulls is None else np.where(nulls, 0, codes), np.int32)
     indices = pa.Array.from_buffers(pa.int32(), len(codes), [validity(nulls), pa.py_buffer(codes)])
     return pa.DictionaryArray.from_arrays(indices, pool, safe=False)
 

@@ -106,7 +106,7 @@ class Grid:
         Raises:
             UnknownRangeError: the key is not on this grid.
         """
-        first = int(key) if key.isdecimal() else -1
+        first = int(key) if key.isascii() and key.isdecimal() else -1
         offset = first - self.first_slot
         if len(key) != KEY_DIGITS or offset % self.slots_per_range or first not in range(self.first_slot, self.horizon_slot):
             raise UnknownRangeError(

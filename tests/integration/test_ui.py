@@ -139,7 +139,12 @@ def test_an_asset_shows_its_partitions_metadata_and_description(page: Any, addre
         ["000000000000", "000000000016", "Missing"],
         screenshots / "partitions.png",
     )
-    look(page, f"{address}/assets/solana/transactions?view=overview", ["One row per transaction", "recent_block_hash", "Delta Lake", "ingest_range"], screenshots / "overview.png")
+    look(
+        page,
+        f"{address}/assets/solana/transactions?view=overview",
+        ["One row per transaction", "recent_block_hash", "Delta Lake", "ingest_range"],
+        screenshots / "overview.png",
+    )
 
 
 def test_the_checks_of_an_asset_are_shown_with_their_result(page: Any, address: str, screenshots: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from solders.pubkey import Pubkey
 
 from blyan.solana import base58
+
+untimed = settings(deadline=None)
 
 data = st.one_of(
     st.binary(max_size=80),
@@ -25,6 +27,7 @@ def by_definition(content: bytes) -> str:
     return "1" * (len(content) - len(content.lstrip(b"\0"))) + text
 
 
+@untimed
 @given(data)
 @example(b"")
 @example(bytes(32))
@@ -36,11 +39,13 @@ def test_text_is_what_the_definition_says_and_decodes_to_the_bytes(content: byte
     assert base58.decode(text) == content
 
 
+@untimed
 @given(st.lists(data, max_size=12))
 def test_many_decode_as_each_does(contents: list[bytes]) -> None:
     assert base58.decode_many([base58.encode(content) for content in contents]) == contents
 
 
+@untimed
 @given(st.lists(st.text(st.sampled_from(base58.ALPHABET), max_size=60), max_size=6))
 def test_any_text_of_the_alphabet_decodes_and_comes_back(texts: list[str]) -> None:
     decoded = base58.decode_many(texts)
@@ -48,6 +53,7 @@ def test_any_text_of_the_alphabet_decodes_and_comes_back(texts: list[str]) -> No
     assert [base58.encode(content) for content in decoded] == texts
 
 
+@untimed
 @given(st.binary(min_size=32, max_size=32))
 def test_keys_are_spelt_as_solana_spells_them(content: bytes) -> None:
     assert base58.decode(str(Pubkey.from_bytes(content))) == content

@@ -9,11 +9,13 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blyan.errors import BadRecordError
 from blyan.solana import columns
+
+untimed = settings(deadline=None)
 
 u64 = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 999), st.sampled_from([0, 9, 10, 10**19, 2**63, 2**64 - 1]))
 counts = st.lists(st.integers(0, 4), max_size=8)
@@ -25,6 +27,7 @@ def spelt(lists: list[list[object]], spelling: dict[str, object]) -> list[bytes]
     return [json.dumps(item, **spelling).encode() for item in lists]  # type: ignore[arg-type]
 
 
+@untimed
 @given(st.lists(st.lists(u64, max_size=5), min_size=1, max_size=6), spellings)
 @example([[2**64 - 1]], {})
 @example([[], []], {})
@@ -61,6 +64,7 @@ def test_what_is_no_array_of_u64_is_refused_alone_and_among_others(wrong: bytes,
         assert error.value.reason in (reason, "not_integers")
 
 
+@untimed
 @given(st.lists(st.lists(words, max_size=4), min_size=1, max_size=6), spellings)
 @example([[""]], {})
 @example([[], ["1" * 88]], {})
@@ -80,6 +84,7 @@ def test_what_is_no_array_of_plain_strings_is_refused(wrong: bytes) -> None:
             columns.texts(arrays)
 
 
+@untimed
 @given(counts)
 def test_runs(sizes: list[int]) -> None:
     array = np.array(sizes, np.int64)
@@ -90,6 +95,7 @@ def test_runs(sizes: list[int]) -> None:
     assert columns.ragged(starts, array).tolist() == [100 * at + step for at, size in enumerate(sizes) for step in range(size)]
 
 
+@untimed
 @given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=3), st.lists(st.integers(10, 19), max_size=3)), max_size=6))
 def test_interleaving_joins_row_by_row(rows: list[tuple[list[int], list[int]]]) -> None:
     pieces = []
@@ -101,6 +107,7 @@ def test_interleaving_joins_row_by_row(rows: list[tuple[list[int], list[int]]]) 
     assert sizes.tolist() == [len(row[0]) + len(row[1]) for row in rows]
 
 
+@untimed
 @given(st.lists(st.tuples(u64, st.booleans(), st.booleans()), max_size=20))
 @example([(2**64 - 1, True, False), (2**64 - 1, False, True), (0, False, False)])
 def test_decimals_are_exact(rows: list[tuple[int, bool, bool]]) -> None:
@@ -114,6 +121,7 @@ def test_decimals_are_exact(rows: list[tuple[int, bool, bool]]) -> None:
     assert found.equals(pa.array(expected, pa.decimal128(20, 0)))
 
 
+@untimed
 @given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans()), max_size=20))
 def test_counts_and_flags_have_zero_under_a_null(rows: list[tuple[int, bool]]) -> None:
     values, nulls = np.array([value for value, _ in rows], np.int64), np.array([null for _, null in rows], np.bool_)
@@ -124,6 +132,7 @@ def test_counts_and_flags_have_zero_under_a_null(rows: list[tuple[int, bool]]) -
     assert found.to_pylist() == [None if null else value > 0 for value, null in rows]
 
 
+@untimed
 @given(st.lists(words, min_size=1, max_size=6, unique=True), st.data())
 def test_coded_text_holds_only_the_strings_that_occur(pool: list[str], data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.tuples(st.integers(0, len(pool) - 1), st.booleans()), max_size=12))
@@ -135,6 +144,7 @@ def test_coded_text_holds_only_the_strings_that_occur(pool: list[str], data: st.
     assert columns.coded(codes, pa.array(pool, pa.string())).to_pylist() == [pool[code] for code, _ in rows]
 
 
+@untimed
 @given(st.lists(st.none() | st.lists(words, max_size=3), max_size=8))
 def test_lists_of_structs(rows: list[list[str] | None]) -> None:
     sizes = np.array([len(row or ()) for row in rows], np.int64)

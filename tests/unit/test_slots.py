@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.errors import SettingError, UnknownRangeError
 from blyan.solana.slots import KEY_DIGITS, Grid, SlotRange, epoch_of
+
+untimed = settings(deadline=None)
 
 slot = st.integers(0, 10**11)
 grids = st.builds(
@@ -21,6 +24,7 @@ grids = st.builds(
 )
 
 
+@untimed
 @given(slot, st.integers(0, 1_000))
 def test_a_range_is_its_slots_in_order(first: int, more: int) -> None:
     slots = SlotRange(first, first + more)
@@ -40,15 +44,13 @@ def test_a_range_is_read_from_text(text: str, slots: SlotRange) -> None:
     assert SlotRange.parse(text) == slots
 
 
-@pytest.mark.parametrize("text", ["", "-", "a-b", "-5", "5-", "9-5", "1-2-3", "1.5"])
+@pytest.mark.parametrize("text", ["", "-", "a-b", "-5", "9-5", "1-2-3", "1.5"])
 def test_text_that_is_no_range_is_refused_with_the_form(text: str) -> None:
-    if text == "5-":
-        assert SlotRange.parse(text) == SlotRange(5, 5)
-        return
     with pytest.raises(UnknownRangeError, match="FIRST-LAST"):
         SlotRange.parse(text)
 
 
+@untimed
 @given(slot, slot)
 def test_keys_sort_as_slots_do(one: int, other: int) -> None:
     keys = [SlotRange(first, first).key for first in (one, other)]
@@ -56,13 +58,14 @@ def test_keys_sort_as_slots_do(one: int, other: int) -> None:
     assert (keys[0] < keys[1]) == (one < other)
 
 
+@untimed
 @given(grids, st.data())
 def test_every_slot_of_a_grid_is_in_exactly_one_range(grid: Grid, data: st.DataObject) -> None:
     ranges = [grid.range_of(key) for key in grid.keys()]  # noqa: SIM118
     assert len(ranges) == len(grid)
     assert ranges[0].first == grid.first_slot
     assert ranges[-1].last == grid.horizon_slot - 1
-    assert all(left.last + 1 == right.first for left, right in zip(ranges, ranges[1:], strict=False))
+    assert all(left.last + 1 == right.first for left, right in itertools.pairwise(ranges))
     assert all(len(slots) == grid.slots_per_range for slots in ranges[:-1])
     one = data.draw(st.integers(grid.first_slot, grid.horizon_slot - 1))
     (covering,) = grid.covering(SlotRange(one, one))
@@ -72,7 +75,7 @@ def test_every_slot_of_a_grid_is_in_exactly_one_range(grid: Grid, data: st.DataO
     assert grid.covering(SlotRange(one, other)) == [slots for slots in ranges if slots.last >= one and slots.first <= other]
 
 
-@pytest.mark.parametrize("key", ["", "5", "000000000001", "000000001000", "0000000000000", "-00000000001", "00000000000x", "٠٠٠٠٠٠٠٠٠٠٠٠"])
+@pytest.mark.parametrize("key", ["", "5", "000000000001", "000000001000", "0000000000000", "-00000000001", "00000000000x", "\u0660" * 12])
 def test_a_key_that_is_not_on_the_grid_is_refused(key: str) -> None:
     with pytest.raises(UnknownRangeError, match="blyan ranges"):
         Grid(0, 1_000, 100).range_of(key)
