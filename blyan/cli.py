@@ -8,7 +8,9 @@ A `BlyanError` is one line on the error output and exit code 1, or 2 where tryin
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import math
 import os
 import sys
@@ -72,8 +74,8 @@ def demo(
     if all(outcome.good for outcome in outcomes):
         outcomes.append(_build_marts(settings))
     _show_tables(console, Lake.from_settings(settings), outcomes)
-    _show_examples(console, Lake.from_settings(settings))
     _exit_of(outcomes)
+    _show_examples(console, Lake.from_settings(settings))
 
 
 @app.command()
@@ -127,7 +129,8 @@ def _make(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> li
 def _build_marts(settings: Settings) -> Outcome:
     """Build the marts, which takes dbt some seconds."""
     console = _console(stderr=True)
-    with console.status("building the marts"):
+    # dbt reports every model and test on the standard output; what failed is in the outcome.
+    with console.status("building the marts"), contextlib.redirect_stdout(io.StringIO()):
         from blyan_assets.run import build_marts
 
         outcome = build_marts(settings)
@@ -183,15 +186,20 @@ def _show_tables(console: Console, lake: Any, outcomes: Sequence[Outcome]) -> No
 
 EXAMPLES = (
     (
-        "What do transactions call most, and how often does it fail?",
+        "What do transactions call most?",
         "select coalesce(program, program_id) as program, count(distinct tx_signature) as transactions from solana.instructions"
         " where parent_index is null group by all order by transactions desc, program limit 5",
     ),
     (
-        "Who gained most SOL?",
-        "select account, sum(change) / 1e9 as sol from solana.balance_changes where mint is null group by account order by sol desc, account limit 5",
+        "Who paid most in fees?",
+        "select accounts[1].pubkey as payer, count(*) as transactions, sum(fee) as lamports from solana.transactions"
+        " group by all order by lamports desc, payer limit 5",
     ),
-    ("What does a compute unit cost?", "select * exclude (scope) from marts.fee_market order by bucket_slot limit 3"),
+    (
+        "What did blocks cost, a minute at a time?",
+        "select bucket_slot, transactions, compute_units, base_fee_lamports, priority_fee_lamports from marts.fee_market"
+        " where not is_vote order by bucket_slot limit 5",
+    ),
 )
 """Questions a reader of the demo may have, and the SQL that answers them."""
 

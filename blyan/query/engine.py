@@ -105,7 +105,9 @@ def query_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         yield
     except duckdb.CatalogException as error:
-        found = connection.execute("select table_schema || '.' || table_name from information_schema.tables order by all").fetchall()
+        found = connection.execute(
+            "select table_schema || '.' || table_name from information_schema.tables where table_schema <> 'main' order by all"
+        ).fetchall()
         there = ", ".join(name for (name,) in found) or "no table"
         what = str(error).removeprefix("Catalog Error: ").partition("\n")[0]
         raise MissingObjectError(what, remedy=f"the lake has {there}; `blyan ingest --slots A-B` makes tables") from error

@@ -248,6 +248,8 @@ def test_the_demo_makes_the_grid_and_shows_what_it_made(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "made 0-3" in done.stderr
+    assert "made marts" in done.stderr
+    assert "marts.fee_market" in done.stdout
     for name in TABLES:
         assert name.replace("/", ".") in done.stdout
     assert "Try next" in done.stdout
