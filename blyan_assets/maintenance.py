@@ -6,7 +6,7 @@ Belongs here: the job and its clock. Does not belong here: what compaction and v
 
 import dagster as dg
 
-from blyan.schemas import TABLES
+from blyan.query.engine import all_tables
 from blyan_assets.failures import failures
 from resources.lake import LakeResource
 
@@ -17,7 +17,7 @@ def compact_and_vacuum_tables(context: dg.OpExecutionContext, lake: LakeResource
     retention = lake.settings().vacuum_retention_hours
     with failures(context):
         store = lake.open()
-        for table in TABLES.values():
+        for table in all_tables():
             if not store.exists(table):
                 context.log.info("%s does not exist yet", table.name)
                 continue
