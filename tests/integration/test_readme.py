@@ -1,0 +1,59 @@
+"""The commands that README and the runbook show do what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = {"BLYAN_HORIZON_SLOT": "300", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "2"}
+
+
+def commands(page: str) -> list[str]:
+    """The `blyan …` commands of a page that run as they stand: no setting before them, nothing left out."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    found = re.findall(r"`(blyan (?:[^`…])+?)`", text)
+    return list(dict.fromkeys(command for command in found if "A-B" not in command and "KEY" not in command and "--force" not in command))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the ranges that the README's first commands make."""
+    folder = tmp_path_factory.mktemp("readme")
+    done = run(folder, "blyan ingest --slots 0-299")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLYAN_", "DAGSTER_"))}
+    words = shlex.split(command)[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
+    return subprocess.run(
+        [sys.executable, "-m", "blyan.cli", *words],
+        cwd=folder,
+        env=clean | SMALL | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_pages_show_commands() -> None:
+    assert {"blyan ranges", "blyan doctor", "blyan source check"} <= set(commands("README.md"))
+    assert any("solana.quarantine" in command for command in commands("docs/runbook.md"))
+
+
+@pytest.mark.parametrize("command", [*commands("README.md"), *commands("docs/runbook.md")])
+def test_a_command_of_the_docs_runs(folder: Path, command: str) -> None:
+    done = run(folder, command)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).strip(), f"{command} printed nothing"
