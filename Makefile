@@ -7,7 +7,7 @@ HOME_OF_DAGSTER := $(CURDIR)/.blyan/dagster
 PARSED := $(VENV)/.dbt-parsed
 DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: demo test test-slow check dev bench install clean
+.PHONY: demo test test-slow check dev bench install lock clean
 .DEFAULT_GOAL := demo
 
 ## install: .venv from the lock file, once; again only when the lock or the project's metadata changes
@@ -57,6 +57,13 @@ dev: install
 ## bench: every benchmark, one JSON line a figure
 bench: install
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+## lock: pin again what pyproject.toml asks for, starting from the pins there are
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	(head -2 requirements.lock; build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip) > build/requirements.lock
+	mv build/requirements.lock requirements.lock
 
 ## clean: the environment, caches and the local lake
 clean:
