@@ -6,13 +6,14 @@ a source is (`blyan.solana.sources`), what a row is (`blyan.solana.normalise`), 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
@@ -298,7 +299,8 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, write
                 tally.quarantined += unplaced.num_rows
         for at in range(0, len(units), window):
             for unit, rows in _by_unit(lake, slots, units[at : at + window]):
-                tables = _normalise_unit(rows)
+                with _collector_paused():
+                    tables = _normalise_unit(rows)
                 for name, made in tables.items():
                     stages[name].write(unit, made)
                 _count(tally, tables)
@@ -306,6 +308,22 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, write
                 done(finished)
         tally.staged = {name: stage.close() for name, stage in stages.items()}
     return tally
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No cyclic garbage collection meanwhile.
+
+    A batch is a million objects without a cycle, and looking through them again and again took a fifth of the time
+    (measured: 49,000 against 61,000 transactions per CPU-second).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _count(tally: _Tally, tables: Mapping[str, pa.Table]) -> None:
