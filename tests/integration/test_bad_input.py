@@ -21,7 +21,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow import fs
 
 from blyan import schemas
 from blyan.lake import Lake
@@ -32,7 +31,6 @@ from blyan.solana.ingest import DERIVED
 from blyan.solana.normalise import normalise
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import Format
-from blyan.solana.sources.archive import ArchiveSource
 from blyan.solana.sources.rpc import RpcSource
 from tests.recorded_chain import (
     Outcome,
@@ -47,6 +45,7 @@ from tests.recorded_chain import (
     with_signatures,
     write_archive,
 )
+from tests.restless_archive import Restless
 from tests.rpc_server import Error, Html, Result, RpcServer
 
 SLOTS = SlotRange(48, 95)
@@ -591,47 +590,6 @@ def test_bad_answers_of_a_node_are_in_quarantine_and_cost_no_other(tmp_path: Pat
 
 
 # A file that changes, and one that will not stop
-
-
-class _Local(fs.FileSystemHandler):
-    """The local file system, with something that happens whenever a file is opened."""
-
-    def __init__(self, on_open: Callable[[str], object]) -> None:
-        self._local = fs.LocalFileSystem()
-        self._on_open = on_open
-
-    def get_type_name(self) -> str:
-        return "local"
-
-    def normalize_path(self, path: str) -> str:
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return self._local.get_file_info(paths)
-
-    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        return self._local.get_file_info(selector)
-
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        self._on_open(path)
-        return pa.PythonFile(self._local.open_input_file(path), mode="r")
-
-    def _unused(self, *_: object, **__: object) -> Any:
-        raise NotImplementedError
-
-    open_input_stream = open_output_stream = open_append_stream = create_dir = delete_dir = delete_dir_contents = _unused
-    delete_root_dir_contents = delete_file = move = copy_file = _unused
-
-
-class Restless(ArchiveSource):
-    """An archive in which something happens whenever a file is opened."""
-
-    def __init__(self, location: Path, on_open: Callable[[str], object]) -> None:
-        super().__init__(str(location))
-        self._on_open = on_open
-
-    def _filesystem(self) -> tuple[fs.FileSystem, str]:
-        return fs.PyFileSystem(_Local(self._on_open)), self.location
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again_or_given_up(tmp_path: Path) -> None:

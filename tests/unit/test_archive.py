@@ -23,6 +23,7 @@ from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, RawRecord, SlotState, open_source
 from blyan.solana.sources.archive import ArchiveSource
+from tests.restless_archive import Restless
 
 PRESENT, SKIPPED, UNKNOWN, REJECTED = SlotState.PRESENT, SlotState.SKIPPED, SlotState.UNKNOWN, SlotState.REJECTED
 
@@ -156,11 +157,10 @@ def test_only_files_whose_slot_is_asked_for_are_opened(tmp_path: Path) -> None:
     an_archive(tmp_path, {"5.json": a_block(5), "6.json": a_block(6), "7.json": b"<html>"})
     opened: list[str] = []
 
-    class Watched(ArchiveSource):
-        def _filesystem(self) -> tuple[fs.FileSystem, str]:
-            return fs.PyFileSystem(_Local(lambda path: opened.append(Path(path).name))), self.location
-
-    assert seen(read(Watched(str(tmp_path)), 5, 6)) == [(5, "present", "recorded"), (6, "present", "recorded")]
+    assert seen(read(Restless(tmp_path, lambda path: opened.append(Path(path).name)), 5, 6)) == [
+        (5, "present", "recorded"),
+        (6, "present", "recorded"),
+    ]
     assert opened == ["5.json", "6.json"]
 
 
@@ -409,45 +409,6 @@ def test_more_line_files_than_are_held_open_are_read_side_by_side(tmp_path: Path
 # Files that change
 
 
-class _Local(fs.FileSystemHandler):
-    """The local file system, which lets a test act just before a file is opened."""
-
-    def __init__(self, before_open: Callable[[str], object]) -> None:
-        self._local = fs.LocalFileSystem()
-        self._before_open = before_open
-
-    def get_type_name(self) -> str:
-        return "local-observed"
-
-    def normalize_path(self, path: str) -> str:
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return self._local.get_file_info(paths)
-
-    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        return self._local.get_file_info(selector)
-
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        self._before_open(path)
-        return pa.PythonFile(self._local.open_input_file(path), mode="r")
-
-    def _unused(self, *_: object, **__: object) -> Any:
-        raise NotImplementedError
-
-    open_input_stream = open_output_stream = open_append_stream = create_dir = delete_dir = delete_dir_contents = _unused
-    delete_root_dir_contents = delete_file = move = copy_file = _unused
-
-
-class _Observed(ArchiveSource):
-    def __init__(self, location: Path, before_open: Callable[[str], object]) -> None:
-        super().__init__(str(location))
-        self._before_open = before_open
-
-    def _filesystem(self) -> tuple[fs.FileSystem, str]:
-        return fs.PyFileSystem(_Local(self._before_open)), self.location
-
-
 def test_a_file_that_changes_once_while_it_is_read_is_read_again(tmp_path: Path) -> None:
     path = an_archive(tmp_path, {"5.json": a_block(5)[:-7]}) / "5.json"
     opened = []
@@ -457,7 +418,7 @@ def test_a_file_that_changes_once_while_it_is_read_is_read_again(tmp_path: Path)
         if len(opened) == 1:
             path.write_bytes(a_block(5))
 
-    assert seen(read(_Observed(tmp_path, finish_writing), 5, 5)) == [(5, "present", "recorded")]
+    assert seen(read(Restless(tmp_path, finish_writing), 5, 5)) == [(5, "present", "recorded")]
     assert len(opened) == 2
 
 
@@ -470,7 +431,7 @@ def test_a_file_that_keeps_changing_is_rejected(tmp_path: Path, name: str) -> No
         if path.endswith(name):
             Path(path).write_bytes(a_line(5, a_block(5)) + b"\n" * next(sizes))
 
-    records = read(_Observed(tmp_path, write_on), 4, 5)
+    records = read(Restless(tmp_path, write_on), 4, 5)
     assert Counter(record.state for record in records) == {PRESENT: 1, REJECTED: 1, UNKNOWN: 1}
     (rejected,) = (record for record in records if record.state is REJECTED)
     assert rejected.proof == "changed_while_read"
