@@ -14,6 +14,7 @@ from itertools import chain
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blyan import schemas
 from blyan.errors import BadRecordError
@@ -25,6 +26,7 @@ from blyan.solana.columns import (
     coded,
     counts_column,
     interleave,
+    mask_of,
     numbers,
     offsets_of,
     positions,
@@ -35,6 +37,7 @@ from blyan.solana.columns import (
     values_of,
 )
 from blyan.solana.decode import UNTOLD, Block, Kind, LoadedAddresses, Message, Meta, Transaction, Wire
+from blyan.solana.scan import objects
 
 MAX_ACCOUNTS = 256
 """Accounts a transaction can name: instructions index them with one byte."""
@@ -213,16 +216,20 @@ class _ParsedKey(msgspec.Struct, gc=False):
 _decode_keys = msgspec.json.Decoder(list[list[_ParsedKey]]).decode
 
 
+def _alike_keys(text: bytes) -> list[bytes]:
+    arrays = _decode_keys(text)
+    for key in chain.from_iterable(arrays):
+        key.source = key.source or ""
+    return [msgspec.json.encode(array) for array in arrays]
+
+
 def _parsed_accounts(wires: list[Wire]) -> Accounts:
     """Keys as objects that already tell who signs and writes."""
     raws = [wire.account_keys if wire.message is None else wire.message.account_keys for wire in wires]
-    parsed = _decode_keys(b"[" + b",".join(raws) + b"]")
-    flat = list(chain.from_iterable(parsed))
-    counts = np.array([len(item) for item in parsed], np.int64)
-    pool = pa.array([key.pubkey for key in flat], pa.string()).dictionary_encode()
-    signer = np.array([key.signer for key in flat], np.bool_)
-    writable = np.array([key.writable for key in flat], np.bool_)
-    loaded = np.array([key.source == "lookupTable" for key in flat], np.bool_)
+    keys = objects(raws, ("pubkey", "source"), _alike_keys)
+    counts, signer, writable = keys.counts, keys.flags("signer"), keys.flags("writable")
+    pool = keys.strings("pubkey").dictionary_encode()
+    loaded = mask_of(pc.equal(keys.strings("source"), "lookupTable")) if "source" in keys else np.zeros(len(keys), np.bool_)
     static_counts, loaded_writable = counts, np.zeros(len(wires), np.int64)
     if loaded.any():
         owner = repeat_index(counts)

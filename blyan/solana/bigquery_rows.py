@@ -195,7 +195,7 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
         if item.parent_index is not None:
             inner.setdefault(item.parent_index, []).append(item)
     keys = [{"pubkey": account.pubkey, "signer": account.signer, "writable": account.writable} for account in row.accounts]
-    message = Message(_raw(keys), [_instruction(item) for item in outer], row.recent_block_hash)
+    message = Message(_raw(keys), _raw([_instruction(item) for item in outer]), row.recent_block_hash)
     meta = None
     if row.status is not None or row.fee is not None:
         meta = Meta(
@@ -204,13 +204,13 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
             post_balances=_numbers(change.after for change in row.balance_changes),
             error_text=(row.err or "") if row.err or row.status != "Success" else None,
             inner_instructions=[
-                InnerInstructions(parent, [_instruction(item) for item in sorted(group, key=lambda item: item.index)])
+                InnerInstructions(parent, _raw([_instruction(item) for item in sorted(group, key=lambda item: item.index)]))
                 for parent, group in sorted(inner.items())
             ],
             # A repeated field cannot be null in BigQuery; what was executed has at least one line, so none means not recorded.
             log_messages=row.log_messages or None,
-            pre_token_balances=[_token_balance(item) for item in row.pre_token_balances],
-            post_token_balances=[_token_balance(item) for item in row.post_token_balances],
+            pre_token_balances=_raw([_token_balance(item) for item in row.pre_token_balances]),
+            post_token_balances=_raw([_token_balance(item) for item in row.post_token_balances]),
             compute_units_consumed=_integer(row.compute_units_consumed),
         )
     wire = Wire(_raw([row.signature]), message)
@@ -226,7 +226,7 @@ def _raw(value: object) -> Raw:
 
 
 def _token_balance(item: _TokenBalance) -> TokenBalance:
-    return TokenBalance(item.account_index, item.mint, UiTokenAmount(item.amount, item.decimals), item.owner)
+    return TokenBalance(item.account_index, item.mint, UiTokenAmount(item.amount, item.decimals), item.owner or "")
 
 
 def _instruction(item: _Instruction) -> Instruction:

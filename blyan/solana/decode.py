@@ -49,11 +49,7 @@ class Kind(StrEnum):
 
 
 class Instruction(Struct, gc=False, rename="camel", omit_defaults=True):
-    """A compiled, partially decoded or parsed instruction.
-
-    `accounts` holds indexes or base58 keys as JSON. In a binary message `accounts` and `data` are bytes, which
-    msgspec does not check on construction, and the normaliser of that kind expects.
-    """
+    """A compiled, partially decoded or parsed instruction. `accounts` holds indexes or base58 keys as JSON."""
 
     data: str = ""
     accounts: Raw = EMPTY
@@ -81,13 +77,30 @@ class Lookup(Struct, gc=False, rename="camel"):
 
 
 class Message(Struct, gc=False, rename="camel"):
-    """A transaction's message. `account_keys` is JSON text, or 32 bytes a key in a binary message."""
+    """A transaction's message: `instructions` is an array of `Instruction`."""
 
     account_keys: Raw
-    instructions: list[Instruction]
+    instructions: Raw
     recent_blockhash: str | None = None
     header: MessageHeader | None = None
     address_table_lookups: list[Lookup] | None = None
+
+
+class BinaryMessage(Struct, gc=False):
+    """A message that came as bytes.
+
+    Attributes:
+        account_keys: 32 bytes each.
+        programs: of each instruction, the index of its program; then its accounts' indexes, and its data.
+    """
+
+    account_keys: bytes
+    programs: bytes
+    accounts: list[bytes]
+    data: list[bytes]
+    recent_blockhash: str
+    header: MessageHeader
+    address_table_lookups: list[Lookup] | None
 
 
 class Wire(Struct, gc=False, rename="camel"):
@@ -118,7 +131,7 @@ class InnerInstructions(Struct, gc=False, rename="camel"):
     """The instructions that outer instruction `index` invoked."""
 
     index: int
-    instructions: list[Instruction]
+    instructions: Raw
 
 
 class LoadedAddresses(Struct, gc=False, rename="camel"):
@@ -144,8 +157,8 @@ class Meta(Struct, gc=False, rename="camel", omit_defaults=True):
     err: Any = None
     inner_instructions: list[InnerInstructions] | None = None
     log_messages: list[str] | None = None
-    pre_token_balances: list[TokenBalance] | None = None
-    post_token_balances: list[TokenBalance] | None = None
+    pre_token_balances: Raw = NOTHING
+    post_token_balances: Raw = NOTHING
     loaded_addresses: LoadedAddresses | None = None
     compute_units_consumed: int | None = None
     cost_units: int | None = None
@@ -460,13 +473,20 @@ def _loose_transactions(slot: int, payload: bytes) -> Block:
 
 def _as_text(item: Transaction) -> Transaction:
     wire = item.transaction
-    if isinstance(wire, Wire) and wire.message is not None and isinstance(wire.message.account_keys, bytes):
-        raw_keys = wire.message.account_keys
-        keys = [base58.encode(raw_keys[at : at + 32]) for at in range(0, len(raw_keys), 32)]
-        wire.message.account_keys = Raw(msgspec.json.encode(keys))
-        for instruction in wire.message.instructions:
-            instruction.accounts = Raw(msgspec.json.encode(list(instruction.accounts)))
-            instruction.data = base58.encode(instruction.data)  # type: ignore[arg-type]
+    if isinstance(wire, Wire) and isinstance(wire.message, BinaryMessage):
+        message = wire.message
+        keys = [base58.encode(message.account_keys[at : at + 32]) for at in range(0, len(message.account_keys), 32)]
+        instructions = [
+            Instruction(base58.encode(data), Raw(msgspec.json.encode(list(accounts))), program)
+            for program, accounts, data in zip(message.programs, message.accounts, message.data, strict=True)
+        ]
+        wire.message = Message(
+            Raw(msgspec.json.encode(keys)),
+            Raw(msgspec.json.encode(instructions)),
+            message.recent_blockhash,
+            message.header,
+            message.address_table_lookups,
+        )
     return item
 
 
@@ -527,14 +547,14 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
     at += 32 * count
     blockhash = data[at : at + 32]
     count, at = _short(data, at + 32)
-    instructions = []
-    for _ in range(count):
-        program, size = data[at], data[at + 1]
+    programs, accounts, contents = bytearray(count), [], []
+    for place in range(count):
+        programs[place], size = data[at], data[at + 1]
         size, at = (size, at + 2) if size < 0x80 else _short(data, at + 1)
-        accounts = data[at : at + size]
+        accounts.append(data[at : at + size])
         at += size
         size, at = (data[at], at + 1) if data[at] < 0x80 else _short(data, at)
-        instructions.append(Instruction(data[at : at + size], accounts, program))  # type: ignore[arg-type]
+        contents.append(data[at : at + size])
         at += size
     lookups = None
     if version is not None:
@@ -549,7 +569,7 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
             at += size
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, but its lengths add up to {at}")
-    message = Message(keys, instructions, base58.encode(blockhash), header, lookups)  # type: ignore[arg-type]
+    message = BinaryMessage(keys, bytes(programs), accounts, contents, base58.encode(blockhash), header, lookups)
     return Wire(Raw(('["' + '","'.join(signatures) + '"]').encode() if signatures else b"[]"), message), version
 
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Raw
 
 from blyan.errors import BadRecordError
 from blyan.solana import base58, programs
@@ -26,7 +27,7 @@ from blyan.solana.columns import (
     Mask,
     coded,
     lists,
-    numbers,
+    numbers_in,
     offsets_of,
     positions,
     ragged,
@@ -36,8 +37,9 @@ from blyan.solana.columns import (
     texts,
     values_of,
 )
-from blyan.solana.decode import Instruction, Kind, UiTokenAmount
+from blyan.solana.decode import BinaryMessage, Instruction, Kind, UiTokenAmount
 from blyan.solana.parsed import read_parsed
+from blyan.solana.scan import objects
 
 KEY = 1 << 29
 """Values of a template: below zero an account's position (`~position`), from here on a key's code, between them a literal."""
@@ -268,31 +270,32 @@ def instructions_of(batch: Batch) -> Instructions:
     Raises:
         BadRecordError: one of them points outside its transaction.
     """
-    outer_lists = [wire.message.instructions for wire in batch.wires]  # type: ignore[union-attr]
-    outer_counts = np.array([len(item) for item in outer_lists], np.int64)
-    outer = list(chain.from_iterable(outer_lists))
     groups = [(at, group) for at, meta in enumerate(batch.metas) if meta.inner_instructions for group in meta.inner_instructions]
-    inner = list(chain.from_iterable([group.instructions for _, group in groups]))
+    outer, inner = [wire.message for wire in batch.wires], [group.instructions for _, group in groups]
+    if batch.kind is Kind.BINARY:
+        given = _binary(outer, inner)
+    elif batch.kind is Kind.COMPILED:
+        given = _compiled([message.instructions for message in outer] + inner)
+    else:
+        given = _parsed(batch, [message.instructions for message in outer] + inner)
+    outer_counts, sizes = given.counts[: len(batch)], given.counts[len(batch) :]
+    size = int(outer_counts.sum())
     group_owner = np.array([at for at, _ in groups], np.int64)
     group_parent = np.array([group.index for _, group in groups], np.int64)
-    sizes = np.array([len(group.instructions) for _, group in groups], np.int64)
     if ((group_parent < 0) | (group_parent >= outer_counts[group_owner])).any():
         raise BadRecordError("inner instructions point at an outer one that is not there", reason="orphan_inner_instruction")
-
-    every = outer + inner
-    size = len(every)
     transaction_of = np.concatenate([repeat_index(outer_counts), np.repeat(group_owner, sizes)])
-    parent = np.concatenate([np.full(len(outer), -1), np.repeat(group_parent, sizes)])
+    parent = np.concatenate([np.full(size, -1), np.repeat(group_parent, sizes)])
     index = np.concatenate([positions(outer_counts), _within_parent(group_owner, group_parent, sizes)])
-    heights = np.array([-1 if item.stack_height is None else item.stack_height for item in every], np.int64)
-    heights[: len(outer)] = 1
+    heights, data_of, account_counts = given.stack_height, given.data_of, given.account_counts
+    heights[:size] = 1
     if batch.kind is Kind.PARSED:
-        program, accounts, account_counts = _parsed_programs_and_accounts(batch, every)
+        program, accounts = given.program.astype(np.int32), given.accounts.astype(np.int32)
     else:
-        program, accounts, account_counts = _compiled_programs_and_accounts(batch, outer, inner, transaction_of)
-    data, data_of = _distinct_data([item.data for item in every], batch.kind)
+        program, accounts = _account_codes(batch, given, transaction_of, size)
     account_starts = offsets_of(account_counts)[:-1]
-    if inner:
+    every = given.items
+    if len(sizes):
         # An outer instruction comes before the inner ones it invoked.
         major = np.where(parent < 0, index, parent)
         width, depth = int(outer_counts.max()) + 1, int(index.max()) + 1
@@ -300,7 +303,7 @@ def instructions_of(batch: Batch) -> Instructions:
         transaction_of, parent, index, heights = transaction_of[order], parent[order], index[order], heights[order]
         program, data_of = program[order], data_of[order]
         account_starts, account_counts = account_starts[order], account_counts[order]
-        every = [every[at] for at in order.tolist()] if batch.kind is Kind.PARSED else every
+        every = [every[at] for at in order.tolist()] if every else every
     instructions = Instructions(
         transaction_of=transaction_of,
         index=index,
@@ -312,8 +315,8 @@ def instructions_of(batch: Batch) -> Instructions:
         account_counts=account_counts,
         account_starts=account_starts,
         data_of=data_of,
-        data=data,
-        template_of=np.full(size, -1, np.int64),
+        data=given.data,
+        template_of=np.full(len(index), -1, np.int64),
         templates=Templates(),
     )
     _decode_distinct(batch, instructions)
@@ -325,15 +328,100 @@ def instructions_of(batch: Batch) -> Instructions:
     return instructions
 
 
-def _distinct_data(every: list[str], kind: Kind) -> tuple[list[str | bytes], Ints]:
-    """The distinct data of some instructions, and the number of each one's."""
-    if kind is Kind.BINARY:
-        # Bytes of outer instructions and text of inner ones, in one list.
-        ids: dict[str | bytes, int] = {}
-        data_of = np.array([ids.setdefault(item, len(ids)) for item in every], np.int64)
-        return list(ids), data_of
-    encoded = strings(every).dictionary_encode()
-    return encoded.dictionary.to_pylist(), values_of(encoded.indices).astype(np.int64)
+@dataclass(slots=True)
+class _Given:
+    """Instructions as the source gave them: outer ones of every transaction, then inner ones of every group.
+
+    Attributes:
+        counts: how many of each transaction, then of each group.
+        stack_height: -1 where not recorded.
+        program, accounts: positions among the transaction's accounts; codes in `jsonParsed`.
+        data_of: number of its data in `data`, the distinct data.
+        items: what `jsonParsed` gave.
+    """
+
+    counts: Ints
+    stack_height: Ints
+    program: Ints
+    accounts: Ints
+    account_counts: Ints
+    data_of: Ints
+    data: list[str | bytes]
+    items: list[Instruction] = field(default_factory=list)
+
+
+def _compiled(arrays: list[Raw]) -> _Given:
+    items = objects(arrays, ("data",), _alike_instructions)
+    program, no_program = items.integers("programIdIndex")
+    if no_program.any():
+        raise BadRecordError("an instruction has no program", reason="malformed_transaction")
+    height, no_height = items.integers("stackHeight") if "stackHeight" in items else (np.zeros(len(items), np.int64), np.ones(len(items), np.bool_))
+    accounts, account_counts = numbers_in(items.arrays("accounts"))
+    data = items.strings("data").dictionary_encode()
+    return _Given(
+        counts=items.counts,
+        stack_height=np.where(no_height, -1, height),
+        program=program,
+        accounts=accounts.astype(np.int64),
+        account_counts=account_counts,
+        data_of=values_of(data.indices).astype(np.int64),
+        data=data.dictionary.to_pylist(),
+    )
+
+
+_decode_instructions = msgspec.json.Decoder(list[list[Instruction]]).decode
+
+
+def _alike_instructions(text: bytes) -> list[bytes]:
+    return [
+        msgspec.json.encode(
+            [
+                {"accounts": item.accounts, "data": item.data, "programIdIndex": item.program_id_index, "stackHeight": item.stack_height}
+                for item in array
+            ]
+        )
+        for array in _decode_instructions(text)
+    ]
+
+
+def _binary(outer: list[BinaryMessage], arrays: list[Raw]) -> _Given:
+    inner = _compiled(arrays)
+    blobs = list(chain.from_iterable([message.accounts for message in outer]))
+    account_counts = np.fromiter(map(len, blobs), np.int64, len(blobs))
+    data = pa.array(list(chain.from_iterable([message.data for message in outer])), pa.binary()).dictionary_encode()
+    distinct = data.dictionary.to_pylist()
+    return _Given(
+        counts=np.concatenate([np.array([len(message.programs) for message in outer], np.int64), inner.counts]),
+        stack_height=np.concatenate([np.ones(len(blobs), np.int64), inner.stack_height]),
+        program=np.concatenate([np.frombuffer(b"".join([message.programs for message in outer]), np.uint8).astype(np.int64), inner.program]),
+        accounts=np.concatenate([np.frombuffer(b"".join(blobs), np.uint8).astype(np.int64), inner.accounts]),
+        account_counts=np.concatenate([account_counts, inner.account_counts]),
+        data_of=np.concatenate([values_of(data.indices).astype(np.int64), inner.data_of + len(distinct)]),
+        data=distinct + inner.data,
+    )
+
+
+def _parsed(batch: Batch, arrays: list[Raw]) -> _Given:
+    lists_of = _decode_instructions(b"[" + b",".join(arrays) + b"]")
+    every = list(chain.from_iterable(lists_of))
+    code_of = batch.code_of
+    try:
+        program = np.array([code_of[item.program_id] for item in every], np.int64)
+        keys, account_counts = texts([item.accounts for item in every])
+        accounts = np.array([code_of[key] for key in keys.to_pylist()], np.int64)
+    except KeyError as error:
+        raise BadRecordError(f"an instruction names {error}, which its transaction does not", reason="account_index") from error
+    data = strings([item.data for item in every]).dictionary_encode()
+    return _Given(
+        counts=np.array([len(item) for item in lists_of], np.int64),
+        stack_height=np.array([-1 if item.stack_height is None else item.stack_height for item in every], np.int64),
+        program=program,
+        accounts=accounts,
+        account_counts=account_counts,
+        data_of=values_of(data.indices).astype(np.int64),
+        data=data.dictionary.to_pylist(),
+        items=every,
+    )
 
 
 def _within_parent(owner: Ints, parent: Ints, sizes: Ints) -> Ints:
@@ -347,39 +435,16 @@ def _within_parent(owner: Ints, parent: Ints, sizes: Ints) -> Ints:
     return place
 
 
-def _compiled_programs_and_accounts(
-    batch: Batch, outer: list[Instruction], inner: list[Instruction], transaction_of: Ints
-) -> tuple[Codes, Codes, Ints]:
-    keys = batch.accounts
-    program_index = np.array([item.program_id_index for item in chain(outer, inner)], np.int64)
-    limit = keys.counts[transaction_of]
-    if ((program_index < 0) | (program_index >= limit)).any():
+def _account_codes(batch: Batch, given: _Given, transaction_of: Ints, outer: int) -> tuple[Codes, Codes]:
+    """Codes of programs and of accounts, given as positions; of the instructions, the first `outer` are outer ones."""
+    keys, owner = batch.accounts, np.repeat(transaction_of, given.account_counts)
+    if ((given.program < 0) | (given.program >= keys.counts[transaction_of])).any():
         raise BadRecordError("an instruction names a program outside the accounts", reason="account_index")
-    if batch.kind is Kind.BINARY:
-        blobs: list[bytes] = [item.accounts for item in outer]
-        outer_accounts = np.frombuffer(b"".join(blobs), np.uint8).astype(np.uint64)
-        inner_accounts, inner_counts = numbers([item.accounts for item in inner])
-        accounts = np.concatenate([outer_accounts, inner_accounts])
-        counts = np.concatenate([np.array([len(blob) for blob in blobs], np.int64), inner_counts])
-    else:
-        accounts, counts = numbers([item.accounts for item in chain(outer, inner)])
-    owner = np.repeat(transaction_of, counts)
-    if (accounts >= keys.counts[owner].astype(np.uint64)).any():
+    if ((given.accounts < 0) | (given.accounts >= keys.counts[owner])).any():
         raise BadRecordError("an instruction names an account outside the accounts", reason="account_index")
-    demote_writable(batch, transaction_of[: len(outer)], program_index[: len(outer)])
+    demote_writable(batch, transaction_of[:outer], given.program[:outer])
     starts = keys.starts
-    return keys.codes[starts[transaction_of] + program_index], keys.codes[starts[owner] + accounts.astype(np.int64)], counts
-
-
-def _parsed_programs_and_accounts(batch: Batch, every: list[Instruction]) -> tuple[Codes, Codes, Ints]:
-    code_of = batch.code_of
-    try:
-        program = np.array([code_of[item.program_id] for item in every], np.int32)
-        keys, counts = texts([item.accounts for item in every])
-        accounts = np.array([code_of[key] for key in keys.to_pylist()], np.int32)
-    except KeyError as error:
-        raise BadRecordError(f"an instruction names {error}, which its transaction does not", reason="account_index") from error
-    return program, accounts, counts
+    return keys.codes[starts[transaction_of] + given.program], keys.codes[starts[owner] + given.accounts]
 
 
 def _decode_distinct(batch: Batch, instructions: Instructions) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec import Raw
 
 from blyan import schemas
 from blyan.errors import BadRecordError
@@ -43,10 +44,12 @@ from blyan.solana.columns import (
     strings,
     structs,
     take,
+    unsigned,
     values_of,
 )
-from blyan.solana.decode import BadTransaction, Block, Lookup, Meta, Transaction, Wire
+from blyan.solana.decode import NOTHING, BadTransaction, BinaryMessage, Block, Lookup, Meta, TokenBalance, Transaction, Wire
 from blyan.solana.instructions import KEY, NOBODY, Instructions, data_column, instructions_of, params_column
+from blyan.solana.scan import objects
 from blyan.solana.transaction_error import describe
 
 LAMPORTS_PER_SIGNATURE = 5_000
@@ -137,7 +140,7 @@ def _blame(blocks: list[Block], rows: list[tuple[int, Transaction]]) -> set[int]
 def _as_json(transaction: Transaction) -> bytes:
     """The transaction as text again, near enough to its bytes to find and repair it."""
     wire = transaction.transaction
-    if isinstance(wire, Wire) and wire.message is not None and isinstance(wire.message.account_keys, bytes):
+    if isinstance(wire, Wire) and isinstance(wire.message, BinaryMessage):
         return repr(transaction).encode()
     return msgspec.json.encode(transaction)
 
@@ -249,19 +252,20 @@ class _TokenBalances:
 
 def _token_balances(batch: Batch) -> _TokenBalances:
     each = [meta.pre_token_balances for meta in batch.metas] + [meta.post_token_balances for meta in batch.metas]
-    flat = list(chain.from_iterable([item for item in each if item]))
-    counts = np.array([len(item) if item else 0 for item in each], np.int64)
-    amounts = [item.ui_token_amount.amount for item in flat]
-    # All of them at once: a comma or a space in one would move the amounts after it.
-    if amounts and not (all(amounts) and "".join(amounts).isdecimal()):
-        raise BadRecordError("a token amount is not an integer", reason="not_integers")
-    values, _ = numbers([f"[{','.join(amounts)}]".encode()])
+    absent = np.array([item in _ABSENT for item in each], np.bool_)
+    items = objects([item for item in each if item not in _ABSENT], ("mint", "owner", "uiTokenAmount.amount"), _alike_token_balances)
+    counts = np.zeros(len(each), np.int64)
+    counts[~absent] = items.counts
     transaction_of = repeat_index(counts) % len(batch)
-    account_index = np.array([item.account_index for item in flat], np.int64)
-    if ((account_index < 0) | (account_index >= batch.accounts.counts[transaction_of])).any():
+    account_index, no_index = items.integers("accountIndex")
+    if (no_index | (account_index < 0) | (account_index >= batch.accounts.counts[transaction_of])).any():
         raise BadRecordError("a token balance names an account outside the accounts", reason="account_index")
+    places, no_places = items.integers("uiTokenAmount.decimals")
+    if no_places.any():
+        raise BadRecordError("a token balance has no decimals", reason="malformed_transaction")
+    owners = items.strings("owner") if "owner" in items else pa.array([""] * len(items), pa.string())
+    encoded = pa.concat_arrays([items.strings("mint"), owners]).dictionary_encode()
     code_of = dict(batch.code_of)
-    encoded = strings([item.mint for item in flat] + [item.owner or "" for item in flat]).dictionary_encode()
     distinct = np.array([code_of.setdefault(name, len(code_of)) for name in encoded.dictionary.to_pylist()], np.int32)
     mint, owner = np.split(distinct[values_of(encoded.indices)], 2)
     pool = batch.accounts.pool
@@ -272,15 +276,27 @@ def _token_balances(batch: Batch) -> _TokenBalances:
         code_of=code_of,
         transaction_of=transaction_of,
         counts=counts,
-        absent=np.array([item is None for item in each], np.bool_),
+        absent=absent,
         account_index=account_index,
         mint=mint,
         owner=owner,
         no_owner=owner == code_of.get("", -1),
-        amount=values,
-        decimals=np.array([item.ui_token_amount.decimals for item in flat], np.int64),
+        amount=unsigned(items.strings("uiTokenAmount.amount")),
+        decimals=places,
         split=int(counts[: len(batch)].sum()),
     )
+
+
+_ABSENT = (NOTHING, Raw(b"null"))
+
+_decode_token_balances = msgspec.json.Decoder(list[list[TokenBalance]]).decode
+
+
+def _alike_token_balances(text: bytes) -> list[bytes]:
+    arrays = _decode_token_balances(text)
+    for balance in chain.from_iterable(arrays):
+        balance.owner = balance.owner or ""
+    return [msgspec.json.encode(array) for array in arrays]
 
 
 def _fees(metas: list[Meta]) -> tuple[U64, Mask]:
