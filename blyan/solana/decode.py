@@ -10,14 +10,15 @@ batch and reads them in one pass, which measured a third faster than a list for 
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import msgspec
+import pybase64
 from msgspec import Raw, Struct
 
 from blyan.errors import BadRecordError
@@ -491,7 +492,7 @@ def _as_text(item: Transaction) -> Transaction:
 
 
 _BINARY: dict[str, Callable[[str], bytes]] = {
-    "base64": lambda text: base64.b64decode(text, validate=True),
+    "base64": partial(pybase64.b64decode, validate=True),
     "base58": base58.decode,
 }
 

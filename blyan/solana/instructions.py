@@ -405,10 +405,11 @@ def _parsed(batch: Batch, arrays: list[Raw]) -> _Given:
     lists_of = _decode_instructions(b"[" + b",".join(arrays) + b"]")
     every = list(chain.from_iterable(lists_of))
     code_of = batch.code_of
+    keys, account_counts = texts([item.accounts for item in every])
+    named = keys.dictionary_encode()
     try:
         program = np.array([code_of[item.program_id] for item in every], np.int64)
-        keys, account_counts = texts([item.accounts for item in every])
-        accounts = np.array([code_of[key] for key in keys.to_pylist()], np.int64)
+        accounts = np.array([code_of[key] for key in named.dictionary.to_pylist()], np.int64)[values_of(named.indices)]
     except KeyError as error:
         raise BadRecordError(f"an instruction names {error}, which its transaction does not", reason="account_index") from error
     data = strings([item.data for item in every]).dictionary_encode()

@@ -154,13 +154,16 @@ def _normalise_rows(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]
     balances = _balances(batch)
     tokens = _token_balances(batch)
     tables = {
-        schemas.TRANSACTIONS: _transactions_columns(batch, instructions, outcome, balances, tokens),
-        schemas.BALANCE_CHANGES: _balance_changes_columns(batch, balances, tokens),
+        schemas.TRANSACTIONS.name: _transactions_columns(batch, instructions, outcome, balances, tokens),
+        schemas.BALANCE_CHANGES.name: _balance_changes_columns(batch, balances, tokens),
     }
     if instructions is not None:
-        tables[schemas.INSTRUCTIONS] = _instructions_columns(batch, instructions)
-        tables[schemas.TOKEN_TRANSFERS] = _token_transfers_columns(batch, instructions, outcome, tokens)
-    return {table.name: pa.table([columns[name] for name in table.column_names], table.column_names) for table, columns in tables.items()}
+        tables[schemas.INSTRUCTIONS.name] = _instructions_columns(batch, instructions)
+        tables[schemas.TOKEN_TRANSFERS.name] = _token_transfers_columns(batch, instructions, outcome, tokens)
+    return {name: pa.table([columns[column] for column in _COLUMNS[name]], _COLUMNS[name]) for name, columns in tables.items()}
+
+
+_COLUMNS = {table.name: table.column_names for table in schemas.NORMALISED}
 
 
 @dataclass(slots=True)
