@@ -34,6 +34,11 @@ def encode(data: bytes) -> str:
     return "1" * zeros + digits.translate(_FROM_GMP)
 
 
+def encode_keys(keys: Sequence[bytes]) -> list[str]:
+    """Base58 text of keys, 32 bytes each."""
+    return list(map(str, map(Pubkey.from_bytes, keys)))
+
+
 def decode(text: str) -> bytes:
     """Bytes of the base58 text.
 

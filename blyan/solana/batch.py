@@ -164,13 +164,13 @@ def timestamps(seconds: Sequence[int | None]) -> pa.TimestampArray:
     return pa.array([None if value is None else value * 1_000_000 for value in seconds], pa.int64()).cast(schemas.TIMESTAMP)
 
 
-def batch_of(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]) -> Batch:
-    """Flatten transactions, given as (position of the block, transaction).
+def batch_of(blocks: Sequence[Block]) -> Batch:
+    """Flatten the transactions of some blocks, at least one.
 
     Raises:
         BadRecordError: one of them is malformed; which, is for the caller to find.
     """
-    transactions = [transaction for _, transaction in rows]
+    transactions = list(chain.from_iterable([block.transactions for block in blocks]))
     wires: list[Wire] = [transaction.transaction for transaction in transactions]  # type: ignore[misc]
     metas = [transaction.meta or _NO_META for transaction in transactions]
     signatures, signature_counts = texts([wire.signatures for wire in wires])
@@ -194,15 +194,15 @@ def batch_of(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]) -> Ba
         wires=wires,
         metas=metas,
         kind=kind,
-        block_of=np.array([at for at, _ in rows], np.int32),
+        block_of=repeat_index(np.array([len(block.transactions) for block in blocks], np.int64)).astype(np.int32),
         index=np.array([transaction.index for transaction in transactions], np.int64),
         no_meta=np.array([transaction.meta is None for transaction in transactions], np.bool_),
         signatures=signatures,
         signature_counts=signature_counts,
         first_signature=take(signatures, offsets_of(signature_counts)[:-1]),
         accounts=accounts,
-        untold=np.array([version == UNTOLD for version in versions], np.bool_) if UNTOLD in versions else np.zeros(len(rows), np.bool_),
-        versioned=np.array([version == 0 for version in versions], np.bool_) if 0 in versions else np.zeros(len(rows), np.bool_),
+        untold=np.array([version == UNTOLD for version in versions], np.bool_) if UNTOLD in versions else np.zeros(len(transactions), np.bool_),
+        versioned=np.array([version == 0 for version in versions], np.bool_) if 0 in versions else np.zeros(len(transactions), np.bool_),
     )
 
 
@@ -249,11 +249,11 @@ def _compiled_accounts(wires: list[Wire], metas: list[Meta], kind: Kind, signatu
     messages: list[Message] = [wire.message for wire in wires]  # type: ignore[misc]
     loaded = [meta.loaded_addresses or _NO_LOADED for meta in metas]
     if kind is Kind.BINARY:
-        blobs = [bytes(message.account_keys) for message in messages]
-        static_counts = np.array([len(blob) for blob in blobs], np.int64) // 32
+        blobs = [message.account_keys for message in messages]
+        static_counts = np.fromiter(map(len, blobs), np.int64, len(blobs)) // 32
         joined = pa.py_buffer(b"".join(blobs))
         static = pa.Array.from_buffers(pa.binary(32), joined.size // 32, [None, joined]).dictionary_encode()
-        distinct, static_codes = strings([base58.encode(key) for key in static.dictionary.to_pylist()]), values_of(static.indices)
+        distinct, static_codes = strings(base58.encode_keys(static.dictionary.to_pylist())), values_of(static.indices)
     else:
         distinct, static_counts = texts([message.account_keys for message in messages])
         static_codes = np.arange(len(distinct), dtype=np.int32)

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from blyan.errors import BadRecordError
 from blyan.solana.decode import (
+    NOTHING,
     UNTOLD,
     BadTransaction,
     Block,
@@ -208,7 +209,7 @@ def _transaction(row: _Transaction, at: int, instructions: list[_Instruction]) -
                 for parent, group in sorted(inner.items())
             ],
             # A repeated field cannot be null in BigQuery; what was executed has at least one line, so none means not recorded.
-            log_messages=row.log_messages or None,
+            log_messages=_raw(row.log_messages) if row.log_messages else NOTHING,
             pre_token_balances=_raw([_token_balance(item) for item in row.pre_token_balances]),
             post_token_balances=_raw([_token_balance(item) for item in row.post_token_balances]),
             compute_units_consumed=_integer(row.compute_units_consumed),

@@ -7,8 +7,10 @@ gathers. Does not belong here: anything that knows a table or a transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,7 +31,7 @@ _INLINE = 12
 """Bytes that Arrow's string view holds itself; longer text is an offset into a buffer."""
 _ROOM = bytes(_INLINE)
 
-_QUOTE, _COMMA, _BACKSLASH, _CLOSE = b'",\\]'
+_QUOTE, _COMMA, _OPEN, _BACKSLASH, _CLOSE = b'",[\\]'
 
 
 def offsets_of(counts: Ints) -> Ints:
@@ -62,6 +64,11 @@ def numbers(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
         BadRecordError: something in them is not an unsigned 64-bit integer.
     """
     return _numbers(*joined(arrays), len(arrays))
+
+
+def octets(arrays: Sequence[bytes]) -> tuple[U64, Ints]:
+    """`numbers` of arrays that are a byte each."""
+    return np.frombuffer(b"".join(arrays), np.uint8).astype(np.uint64), np.fromiter(map(len, arrays), np.int64, len(arrays))
 
 
 def numbers_in(column: pa.StringArray) -> tuple[U64, Ints]:
@@ -189,6 +196,64 @@ def texts(arrays: Sequence[bytes]) -> tuple[pa.StringArray, Ints]:
     if np.count_nonzero(characters < 48) != len(quotes) + outside - 2 * len(arrays) or not _is_flat(characters, len(arrays), outside):
         raise BadRecordError("an array of base58 strings holds something else", reason="not_base58")
     return spans(text, starts, lengths), counts
+
+
+def any_texts(arrays: Sequence[bytes]) -> tuple[pa.StringArray, Ints]:
+    """JSON arrays of any strings (logs) as one flat column, and how many each held.
+
+    Arrays of ASCII without escapes, nearly all there are, are read where they stand; the others by msgspec.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: something is not an array of strings.
+    """
+    text, characters = joined(arrays)
+    sizes = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    odd = np.zeros(len(arrays), np.bool_)
+    odd[np.searchsorted(ends, np.flatnonzero((characters >= 127) | (characters == _BACKSLASH) | (characters < 32)), "right")] = True
+    quotes = np.flatnonzero(characters == _QUOTE)
+    counts = np.diff(np.searchsorted(quotes, ends), prepend=0)
+    if odd.any():
+        quotes = quotes[~np.repeat(odd, counts)]
+        counts[odd] = 0
+    counts //= 2
+    opens, closes = quotes[::2], quotes[1::2]
+    if not _is_dense(characters, begins, ends, counts, odd, opens, closes):
+        odd[:] = True
+        counts[:] = 0
+        opens = closes = quotes[:0]
+    column = spans(text, opens + 1, closes - opens - 1)
+    if not odd.any():
+        return column, counts
+    strange = _decode_texts(b"[" + b",".join([arrays[at] for at in np.flatnonzero(odd).tolist()]) + b"]")
+    others = np.zeros(len(arrays), np.int64)
+    others[odd] = [len(item) for item in strange]
+    both = pa.concat_arrays([column, strings(list(chain.from_iterable(strange)))])
+    order, counts = interleave([(np.arange(len(column)), counts), (np.arange(len(column), len(both)), others)])
+    return take(both, order), counts
+
+
+_decode_texts = msgspec.json.Decoder(list[list[str]]).decode
+
+
+def _is_dense(characters: npt.NDArray[np.uint8], begins: Ints, ends: Ints, counts: Ints, odd: Mask, opens: Ints, closes: Ints) -> bool:
+    """Whether the strings fill their arrays: from bracket to bracket, with a comma and at most a space between two."""
+    offsets = offsets_of(counts)
+    some = counts > 0
+    empty = ~some & ~odd
+    first = np.zeros(len(opens), np.bool_)
+    first[offsets[:-1][some]] = True
+    between = ~first[1:]
+    gaps = (opens[1:] - closes[:-1])[between]
+    return bool(
+        (characters[begins[~odd]] == _OPEN).all()
+        and (ends - begins == 2)[empty].all()
+        and (opens[offsets[:-1][some]] == begins[some] + 1).all()
+        and (closes[offsets[1:][some] - 1] == ends[some] - 2).all()
+        and (characters[closes[:-1] + 1] == _COMMA)[between].all()
+        and ((gaps == 2) | ((gaps == 3) & (characters[opens[1:] - 1] == 32)[between])).all()
+    )
 
 
 def interleave(pieces: Sequence[tuple[npt.NDArray[Any], Ints]]) -> tuple[npt.NDArray[Any], Ints]:

@@ -70,7 +70,7 @@ class MessageHeader(Struct, gc=False, rename="camel"):
 
 
 class Lookup(Struct, gc=False, rename="camel"):
-    """Addresses a v0 message takes from one lookup table."""
+    """Addresses a v0 message takes from one lookup table: JSON arrays of indexes, or in a binary message a byte each."""
 
     account_key: str
     writable_indexes: Raw = EMPTY
@@ -157,7 +157,7 @@ class Meta(Struct, gc=False, rename="camel", omit_defaults=True):
     post_balances: Raw = EMPTY
     err: Any = None
     inner_instructions: list[InnerInstructions] | None = None
-    log_messages: list[str] | None = None
+    log_messages: Raw = NOTHING
     pre_token_balances: Raw = NOTHING
     post_token_balances: Raw = NOTHING
     loaded_addresses: LoadedAddresses | None = None
@@ -280,9 +280,10 @@ def decode(slot: int, payload: bytes, form: Format) -> Block:
     bad: list[BadTransaction] = []
     try:
         strict = _decode_result(payload)
-        strict = strict.result or strict
-        transactions = list(enumerate(strict.transactions or ()))
-        result = strict
+        result = strict.result or strict
+        transactions = result.transactions or []
+        for index, transaction in enumerate(transactions):
+            transaction.index = index
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         result, transactions = _tolerant(payload, slot, bad)
     if result.blockhash is None:
@@ -293,9 +294,7 @@ def decode(slot: int, payload: bytes, form: Format) -> Block:
             remedy="fetch the block again with getBlock",
         )
     _check_header(slot, result)
-    for index, transaction in transactions:
-        transaction.index = index
-    return _block(slot, result, [transaction for _, transaction in transactions], bad)
+    return _block(slot, result, transactions, bad)
 
 
 def _check_header(slot: int, result: _Result) -> None:
@@ -323,8 +322,8 @@ def raw_transactions(payload: bytes, form: Format) -> dict[int, bytes]:
     return dict(enumerate(map(bytes, loose.transactions or loose.signatures or ())))
 
 
-def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Result, list[tuple[int, Transaction]]]:
-    """Read the parts of a block one by one, transactions with their places; those that cannot be read go to `bad`."""
+def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Result, list[Transaction]]:
+    """Read the parts of a block one by one; those that cannot be read go to `bad`."""
     try:
         loose = _decode_loose(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -336,9 +335,12 @@ def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Re
     transactions = []
     for index, raw in enumerate(loose.transactions or ()):
         try:
-            transactions.append((index, _decode_transaction(raw)))
+            transaction = _decode_transaction(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            bad.append(BadTransaction(index, _reason_of(error), str(error), bytes(raw)))
+            bad.append(BadTransaction(index, reason_of(error), str(error), bytes(raw)))
+            continue
+        transaction.index = index
+        transactions.append(transaction)
     rewards = []
     for raw in loose.rewards or ():
         try:
@@ -353,7 +355,10 @@ def _tolerant(payload: bytes, slot: int, bad: list[BadTransaction]) -> tuple[_Re
     return result, transactions
 
 
-def _reason_of(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a transaction that raised this is quarantined."""
+    if isinstance(error, BadRecordError):
+        return error.reason
     return "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "malformed_transaction"
 
 
@@ -453,7 +458,7 @@ def _loose_transactions(slot: int, payload: bytes) -> Block:
         try:
             transaction = _decode_transaction(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            bad.append(BadTransaction(index, _reason_of(error), str(error), bytes(raw)))
+            bad.append(BadTransaction(index, reason_of(error), str(error), bytes(raw)))
             continue
         if not 0 <= (transaction.block_time or 0) <= LAST_SECOND:
             bad.append(BadTransaction(index, "integer_overflow", f"the block's time cannot be {transaction.block_time}", bytes(raw)))
@@ -472,10 +477,15 @@ def _loose_transactions(slot: int, payload: bytes) -> Block:
     return Block(slot, None, None, None, block_time, None, next(iter(kinds), Kind.COMPILED), "full", transactions, [], [], None, bad)
 
 
+def binary_message(item: Transaction) -> BinaryMessage | None:
+    """The message that `_read_messages` put where JSON has a `Message`; None where it is JSON."""
+    message: object = getattr(item.transaction, "message", None)
+    return message if isinstance(message, BinaryMessage) else None
+
+
 def _as_text(item: Transaction) -> Transaction:
-    wire = item.transaction
-    if isinstance(wire, Wire) and isinstance(wire.message, BinaryMessage):
-        message = wire.message
+    wire, message = item.transaction, binary_message(item)
+    if isinstance(wire, Wire) and message is not None:
         keys = [base58.encode(message.account_keys[at : at + 32]) for at in range(0, len(message.account_keys), 32)]
         instructions = [
             Instruction(base58.encode(data), Raw(msgspec.json.encode(list(accounts))), program)
@@ -486,9 +496,13 @@ def _as_text(item: Transaction) -> Transaction:
             Raw(msgspec.json.encode(instructions)),
             message.recent_blockhash,
             message.header,
-            message.address_table_lookups,
+            None if message.address_table_lookups is None else [_lookup_as_text(lookup) for lookup in message.address_table_lookups],
         )
     return item
+
+
+def _lookup_as_text(lookup: Lookup) -> Lookup:
+    return Lookup(lookup.account_key, *(Raw(msgspec.json.encode(list(bytes(side)))) for side in (lookup.writable_indexes, lookup.readonly_indexes)))
 
 
 _BINARY: dict[str, Callable[[str], bytes]] = {
@@ -500,6 +514,7 @@ _BINARY: dict[str, Callable[[str], bytes]] = {
 def _read_messages(transactions: list[Transaction], bad: list[BadTransaction]) -> list[Transaction]:
     """Read the binary transactions in place; those that cannot be read go to `bad`."""
     good = []
+    known: dict[bytes, str] = {}
     for item in transactions:
         wire = item.transaction
         if isinstance(wire, Wire):
@@ -508,7 +523,7 @@ def _read_messages(transactions: list[Transaction], bad: list[BadTransaction]) -
         # A bare string is the oldest form of the API, base58.
         text, encoding = (wire, "base58") if isinstance(wire, str) else (wire[0], wire[1]) if len(wire) == 2 else ("", "")
         try:
-            item.transaction, version = read_transaction(_BINARY[encoding](text))
+            item.transaction, version = read_transaction(_BINARY[encoding](text), known)
         except (KeyError, ValueError, IndexError, binascii.Error) as error:
             bad.append(BadTransaction(item.index, "malformed_message", f"{encoding or 'unknown'} transaction: {error}", msgspec.json.encode(item)))
             continue
@@ -521,8 +536,17 @@ def _read_messages(transactions: list[Transaction], bad: list[BadTransaction]) -
     return good
 
 
-def read_transaction(data: bytes) -> tuple[Wire, int | None]:
+def _remember(known: dict[bytes, str], key: bytes) -> str:
+    text = known[key] = base58.encode(key)
+    return text
+
+
+def read_transaction(data: bytes, known: dict[bytes, str]) -> tuple[Wire, int | None]:
     """A binary transaction: signatures, then a legacy or v0 message.
+
+    Args:
+        data: the transaction as it was sent.
+        known: blockhashes and lookup tables as base58, which transactions of a block share; added to.
 
     Returns:
         The transaction with keys, outer accounts and data as bytes, and its version (None for legacy).
@@ -562,21 +586,16 @@ def read_transaction(data: bytes) -> tuple[Wire, int | None]:
         count, at = _short(data, at)
         lookups = []
         for _ in range(count):
-            table = base58.encode(data[at : at + 32])
+            table = data[at : at + 32]
             size, at = _short(data, at + 32)
             writable = data[at : at + size]
             size, at = _short(data, at + size)
-            lookups.append(Lookup(table, _indexes(writable), _indexes(data[at : at + size])))
+            lookups.append(Lookup(known.get(table) or _remember(known, table), writable, data[at : at + size]))  # type: ignore[arg-type]
             at += size
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, but its lengths add up to {at}")
-    message = BinaryMessage(keys, bytes(programs), accounts, contents, base58.encode(blockhash), header, lookups)
-    return Wire(Raw(('["' + '","'.join(signatures) + '"]').encode() if signatures else b"[]"), message), version
-
-
-def _indexes(data: bytes) -> Raw:
-    """Bytes as a JSON array of integers."""
-    return Raw(str(list(data)).encode())
+    message = BinaryMessage(keys, bytes(programs), accounts, contents, known.get(blockhash) or _remember(known, blockhash), header, lookups)
+    return Wire(Raw(('["' + '","'.join(signatures) + '"]').encode() if signatures else b"[]"), message), version  # type: ignore[arg-type]
 
 
 def _short(data: bytes, at: int) -> tuple[int, int]:

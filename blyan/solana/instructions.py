@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -114,11 +115,19 @@ class Templates:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def add(self, decoded: programs.Decoded) -> int:
-        """Keep one decoded instruction; its number. Accounts are positions."""
-        columns = [[self.literal(value)] if isinstance(value, str) else [~value] for _, value in decoded.params]  # type: ignore[operator]
-        texts_of = {name: [value] for name, value in decoded.params if isinstance(value, str)}
-        return self.add_group(decoded.program, decoded.type, [name for name, _ in decoded.params], columns, texts_of, text=decoded.text)
+    def add_alike(self, decoded: list[programs.Decoded]) -> int:
+        """Keep some decoded instructions of one type, text and parameters; the first one's number. Accounts are positions."""
+        first, literals = decoded[0], self.literals
+        columns: list[list[int]] = []
+        texts_of: dict[str, list[str]] = {}
+        for place, (name, value) in enumerate(first.params):
+            given: list[Any] = [item.params[place][1] for item in decoded]
+            if isinstance(value, str):
+                texts_of[name] = given
+                columns.append([literals.setdefault(text, len(literals)) for text in given])
+            else:
+                columns.append([~position for position in given])
+        return self.add_group(first.program, first.type, [name for name, _ in first.params], columns, texts_of, size=len(decoded), text=first.text)
 
     def add_shape(self, shape: programs.Shape, fields: list[list[str]], size: int) -> int:
         """Keep `size` instructions of one shape, given the JSON texts of their data by field; the first one's number."""
@@ -271,7 +280,8 @@ def instructions_of(batch: Batch) -> Instructions:
         BadRecordError: one of them points outside its transaction.
     """
     groups = [(at, group) for at, meta in enumerate(batch.metas) if meta.inner_instructions for group in meta.inner_instructions]
-    outer, inner = [wire.message for wire in batch.wires], [group.instructions for _, group in groups]
+    outer: list[Any] = [wire.message for wire in batch.wires]
+    inner = [group.instructions for _, group in groups]
     if batch.kind is Kind.BINARY:
         given = _binary(outer, inner)
     elif batch.kind is Kind.COMPILED:
@@ -482,14 +492,20 @@ def _decode_distinct(batch: Batch, instructions: Instructions) -> None:
         number = instructions.templates.add_shape(shape, shape.columns(group, len(tag)), len(members))
         template_of[members] = np.arange(number, number + len(members))
     several = []
+    alike: defaultdict[tuple[str | None, ...], list[tuple[int, programs.Decoded]]] = defaultdict(list)
     for at in alone:
         decoded = programs.decode(known[of_program[at]], contents[at], counts[at])
         if decoded is None:
             continue
-        if any(isinstance(value, tuple) for _, value in decoded.params):
+        if any(type(value) is tuple for _, value in decoded.params):
             several.append((at, decoded))
         else:
-            template_of[at] = instructions.templates.add(decoded)
+            # Of alike ones, the same parameters are literals: which are, goes by their layout.
+            kinds = [name if type(value) is str else f"@{name}" for name, value in decoded.params]
+            alike[decoded.program, decoded.type, decoded.text, *kinds].append((at, decoded))
+    for same in alike.values():
+        number = instructions.templates.add_alike([decoded for _, decoded in same])
+        template_of[[at for at, _ in same]] = np.arange(number, number + len(same))
     instructions.template_of[rows] = template_of[inverse]
     for at, decoded in several:
         _decode_each(batch, instructions, rows[inverse == at], decoded)
@@ -513,7 +529,7 @@ def _decode_each(batch: Batch, instructions: Instructions, rows: Ints, decoded: 
         params: list[tuple[str, programs.Value]] = [
             (name, programs.to_json([names[place] for place in value]) if isinstance(value, tuple) else value) for name, value in decoded.params
         ]
-        instructions.template_of[row] = instructions.templates.add(programs.Decoded(decoded.program, decoded.type, params))
+        instructions.template_of[row] = instructions.templates.add_alike([programs.Decoded(decoded.program, decoded.type, params)])
 
 
 def _keep_parsed(batch: Batch, instructions: Instructions, ordered: list[Instruction]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import msgspec
@@ -31,12 +31,14 @@ from blyan.solana.columns import (
     Codes,
     Ints,
     Mask,
+    any_texts,
     coded,
     counts_column,
     decimals,
     flags,
     lists,
     numbers,
+    octets,
     optional_counts,
     positions,
     ragged,
@@ -47,7 +49,7 @@ from blyan.solana.columns import (
     unsigned,
     values_of,
 )
-from blyan.solana.decode import NOTHING, BadTransaction, BinaryMessage, Block, Lookup, Meta, TokenBalance, Transaction, Wire
+from blyan.solana.decode import BadTransaction, Block, Kind, Lookup, Meta, TokenBalance, Transaction, binary_message, reason_of
 from blyan.solana.instructions import KEY, NOBODY, Instructions, data_column, instructions_of, params_column
 from blyan.solana.scan import objects
 from blyan.solana.transaction_error import describe
@@ -108,47 +110,44 @@ def _sift(blocks: list[Block]) -> dict[str, pa.Table]:
     """Normalise a run; where that fails, find the transactions to blame by halving, and leave them out."""
     if blocks[0].detail == "signatures":
         return {schemas.TRANSACTIONS.name: _signatures_only(blocks)}
-    rows = [(at, transaction) for at, block in enumerate(blocks) for transaction in block.transactions]
     try:
-        return _normalise_rows(blocks, rows)
+        return _normalise_rows(blocks)
     except _MALFORMED:
-        bad = _blame(blocks, rows)
+        _blame(blocks)
+    return _normalise_rows(blocks)
+
+
+def _blame(blocks: list[Block]) -> None:
+    """Move the transactions that cannot be normalised to their block's `bad`."""
+    bad: set[int] = set()
+    pending = [(block, 0, len(block.transactions)) for block in blocks]
+    while pending:
+        block, start, stop = pending.pop()
+        try:
+            _normalise_rows([msgspec.structs.replace(block, transactions=block.transactions[start:stop])])
+        except _MALFORMED as error:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                pending += [(block, middle, stop), (block, start, middle)]
+                continue
+            transaction = block.transactions[start]
+            block.bad.append(BadTransaction(transaction.index, reason_of(error), str(error), _as_json(transaction)))
+            bad.add(id(transaction))
     for block in blocks:
         block.transactions = [transaction for transaction in block.transactions if id(transaction) not in bad]
-    return _normalise_rows(blocks, [row for row in rows if id(row[1]) not in bad])
-
-
-def _blame(blocks: list[Block], rows: list[tuple[int, Transaction]]) -> set[int]:
-    """Move the transactions that cannot be normalised to their block's `bad`; their identities."""
-    bad: set[int] = set()
-    pending = [rows]
-    while pending:
-        part = pending.pop()
-        try:
-            _normalise_rows(blocks, part)
-        except _MALFORMED as error:
-            if len(part) > 1:
-                pending += [part[len(part) // 2 :], part[: len(part) // 2]]
-                continue
-            at, transaction = part[0]
-            reason = error.reason if isinstance(error, BadRecordError) else "malformed_transaction"
-            blocks[at].bad.append(BadTransaction(transaction.index, reason, str(error), _as_json(transaction)))
-            bad.add(id(transaction))
-    return bad
 
 
 def _as_json(transaction: Transaction) -> bytes:
     """The transaction as text again, near enough to its bytes to find and repair it."""
-    wire = transaction.transaction
-    if isinstance(wire, Wire) and isinstance(wire.message, BinaryMessage):
+    if binary_message(transaction) is not None:
         return repr(transaction).encode()
     return msgspec.json.encode(transaction)
 
 
-def _normalise_rows(blocks: Sequence[Block], rows: list[tuple[int, Transaction]]) -> dict[str, pa.Table]:
-    if not rows:
+def _normalise_rows(blocks: Sequence[Block]) -> dict[str, pa.Table]:
+    if not any(block.transactions for block in blocks):
         return {}
-    batch = batch_of(blocks, rows)
+    batch = batch_of(blocks)
     instructions = instructions_of(batch) if blocks[0].detail == "full" else None
     outcome = _outcome(batch.metas)
     balances = _balances(batch)
@@ -210,8 +209,9 @@ class _Balances:
 
 
 def _balances(batch: Batch) -> _Balances:
-    before, counts = numbers([meta.pre_balances for meta in batch.metas])
-    after, after_counts = numbers([meta.post_balances for meta in batch.metas])
+    values, both = numbers([meta.pre_balances for meta in batch.metas] + [meta.post_balances for meta in batch.metas])
+    counts, after_counts = both[: len(batch)], both[len(batch) :]
+    before, after = np.split(values, [int(counts.sum())])
     if ((counts != after_counts) | ((counts != batch.accounts.counts) & ~batch.no_meta)).any():
         raise BadRecordError("a transaction has more or fewer balances than accounts", reason="balance_count")
     return _Balances(before, after, counts)
@@ -255,8 +255,8 @@ class _TokenBalances:
 
 def _token_balances(batch: Batch) -> _TokenBalances:
     each = [meta.pre_token_balances for meta in batch.metas] + [meta.post_token_balances for meta in batch.metas]
-    absent = np.array([item in _ABSENT for item in each], np.bool_)
-    items = objects([item for item in each if item not in _ABSENT], ("mint", "owner", "uiTokenAmount.amount"), _alike_token_balances)
+    recorded, absent = _recorded(each)
+    items = objects(recorded, ("mint", "owner", "uiTokenAmount.amount"), _alike_token_balances)
     counts = np.zeros(len(each), np.int64)
     counts[~absent] = items.counts
     transaction_of = repeat_index(counts) % len(batch)
@@ -290,7 +290,17 @@ def _token_balances(batch: Batch) -> _TokenBalances:
     )
 
 
-_ABSENT = (NOTHING, Raw(b"null"))
+_NULL = Raw(b"null")
+
+
+def _recorded(raws: list[Raw]) -> tuple[list[Raw], Mask]:
+    """Those that are neither left out nor null, and True for the others."""
+    sizes = np.fromiter(map(len, raws), np.int64, len(raws))
+    absent = sizes == 0
+    for at in np.flatnonzero(sizes == len(_NULL)).tolist():
+        absent[at] = raws[at] == _NULL
+    return list(compress(raws, (~absent).tolist())) if absent.any() else raws, absent
+
 
 _decode_token_balances = msgspec.json.Decoder(list[list[TokenBalance]]).decode
 
@@ -317,9 +327,9 @@ def _transactions_columns(
     recorded = balances.counts == accounts.counts
     balance_account = account if recorded.all() else account.filter(flags(np.repeat(recorded, accounts.counts)))
     changes = structs(account=balance_account, before=decimals(balances.before), after=decimals(balances.after))
-    logs = [meta.log_messages for meta in metas]
-    log_counts = np.array([len(item) if item else 0 for item in logs], np.int64)
-    no_logs = np.array([item is None for item in logs], np.bool_)
+    logs, no_logs = _recorded([meta.log_messages for meta in metas])
+    log_counts = np.zeros(len(metas), np.int64)
+    log_messages, log_counts[~no_logs] = any_texts(logs)
     blockhashes = [wire.message.recent_blockhash if wire.message else None for wire in batch.wires]
     return (
         batch.header()
@@ -332,7 +342,7 @@ def _transactions_columns(
             "err": outcome.column(outcome.texts),
             "compute_units_consumed": optional_counts([meta.compute_units_consumed for meta in metas]),
             "accounts": lists(accounts.counts, structs(pubkey=account, signer=flags(accounts.signer), writable=flags(accounts.writable))),
-            "log_messages": lists(log_counts, strings(list(chain.from_iterable([item for item in logs if item]))), no_logs),
+            "log_messages": lists(log_counts, log_messages, no_logs),
             "balance_changes": lists(balances.counts, changes, no_meta),
             "signatures": lists(batch.signature_counts, batch.signatures),
             "error_json": outcome.column(outcome.jsons),
@@ -355,8 +365,9 @@ def _version_columns(batch: Batch, *, full: bool) -> dict[str, pa.Array]:
     each = [wire.message.address_table_lookups or () for wire in batch.wires] if versioned.any() and full else [()] * len(batch)  # type: ignore[union-attr]
     flat: list[Lookup] = list(chain.from_iterable(each))
     counts = np.array([len(item) for item in each], np.int64)
-    writable, writable_indexes = numbers([item.writable_indexes for item in flat])
-    readonly, readonly_indexes = numbers([item.readonly_indexes for item in flat])
+    read = octets if batch.kind is Kind.BINARY else numbers
+    writable, writable_indexes = read([item.writable_indexes for item in flat])
+    readonly, readonly_indexes = read([item.readonly_indexes for item in flat])
     if max(writable.max(initial=0), readonly.max(initial=0)) >= MAX_ACCOUNTS:
         raise BadRecordError("a lookup index does not fit into a byte", reason="account_index")
     lookups = structs(

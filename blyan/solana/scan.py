@@ -97,7 +97,7 @@ class Objects:
             BadRecordError: they are not.
         """
         first = self.characters[self._values(key)]
-        true = first == ord("t")
+        true: Mask = first == ord("t")
         if (~true & (first != ord("f"))).any():
             raise BadRecordError(f"{key} is not true or false", reason="malformed_transaction")
         return true
@@ -124,8 +124,9 @@ class Objects:
         """Where the values of a key begin."""
         if not len(self):
             return np.zeros(0, np.int64)
-        after = self.closes[:, self._column(key)] + 2
-        return after + (self.characters[after] == _SPACE)
+        after: Ints = self.closes[:, self._column(key)] + 2
+        after += self.characters[after] == _SPACE
+        return after
 
 
 def objects(arrays: Sequence[bytes], texts: Sequence[str], rewrite: Callable[[bytes], Sequence[bytes]]) -> Objects:
@@ -153,7 +154,7 @@ def _alike(arrays: Sequence[bytes], texts: Sequence[str]) -> Objects | None:
         empty = np.zeros((0, 0), np.int64)
         blank = text.translate(None, b" \n\r\t\0") == b"[]" * len(arrays)
         return Objects(text, np.frombuffer(text, np.uint8), np.zeros(len(arrays), np.int64), empty, empty, {}) if blank else None
-    if _OPEN_BRACE not in text or ((characters >= 128) | (characters == _BACKSLASH)).any() or not _is_regular(characters):
+    if _OPEN_BRACE not in text or _BACKSLASH in text or characters.max() >= 128 or not _is_regular(characters):
         return None
     first = _Strings.of(text)
     width = len(first.keys)
@@ -191,14 +192,16 @@ def _alike(arrays: Sequence[bytes], texts: Sequence[str]) -> Objects | None:
             return None
     ends = np.cumsum(np.fromiter(map(len, arrays), np.int64, len(arrays)))
     counts = np.diff(np.searchsorted(opens[:, 0], ends), prepend=0)
-    return Objects(text, np.frombuffer(text, np.uint8), counts, opens, closes, {key: place for place, key in enumerate(first.keys) if key is not None})
+    return Objects(
+        text, np.frombuffer(text, np.uint8), counts, opens, closes, {key: place for place, key in enumerate(first.keys) if key is not None}
+    )
 
 
 def _is_regular(characters: npt.NDArray[np.uint8]) -> bool:
     """Whether there is no space but one after colons and commas."""
-    low = characters <= _SPACE
-    if not low.any():
+    if characters.min() > _SPACE:
         return True
+    low = characters <= _SPACE
     earlier = characters[:-1]
     usual = (characters[1:] == _SPACE) & ((earlier == _COLON) | (earlier == _COMMA))
     return bool(np.count_nonzero(usual) == np.count_nonzero(low))

@@ -361,7 +361,7 @@ def test_no_loose_transactions_are_no_rows():
 @settings(max_examples=200)
 def test_bytes_that_are_no_message_raise_only_what_the_decoder_expects(data):
     with pytest.raises((ValueError, IndexError, BadRecordError)):
-        read_transaction(data + b"\xff")
+        read_transaction(data + b"\xff", {})
 
 
 def test_a_block_that_is_no_block_says_what_to_do():
