@@ -39,6 +39,11 @@ def encode_keys(keys: Sequence[bytes]) -> list[str]:
     return list(map(str, map(Pubkey.from_bytes, keys)))
 
 
+def encode_signatures(signatures: Sequence[bytes]) -> list[str]:
+    """Base58 text of signatures, 64 bytes each."""
+    return list(map(str, map(Signature.from_bytes, signatures)))
+
+
 def decode(text: str) -> bytes:
     """Bytes of the base58 text.
 

@@ -170,10 +170,11 @@ def batch_of(blocks: Sequence[Block]) -> Batch:
     Raises:
         BadRecordError: one of them is malformed; which, is for the caller to find.
     """
+    kind = blocks[0].kind
     transactions = list(chain.from_iterable([block.transactions for block in blocks]))
     wires: list[Wire] = [transaction.transaction for transaction in transactions]  # type: ignore[misc]
     metas = [transaction.meta or _NO_META for transaction in transactions]
-    signatures, signature_counts = texts([wire.signatures for wire in wires])
+    signatures, signature_counts = _signatures(wires, kind)
     if signature_counts.min() < 1:
         raise BadRecordError("a transaction has no signature", reason="missing_signature")
     lengths = np.diff(np.frombuffer(signatures.buffers()[1], np.int32)[: len(signatures) + 1])
@@ -184,7 +185,6 @@ def batch_of(blocks: Sequence[Block]) -> Batch:
     for version in set(versions):
         if version not in (None, 0, "legacy", UNTOLD):
             raise BadRecordError(f"transaction version {version!r} is not known", reason="unknown_version")
-    kind = blocks[0].kind
     accounts = _parsed_accounts(wires) if kind is Kind.PARSED else _compiled_accounts(wires, metas, kind, signature_counts)
     if accounts.counts.max(initial=0) > MAX_ACCOUNTS:
         raise BadRecordError(f"a transaction names more than {MAX_ACCOUNTS} accounts", reason="too_many_accounts")
@@ -204,6 +204,16 @@ def batch_of(blocks: Sequence[Block]) -> Batch:
         untold=np.array([version == UNTOLD for version in versions], np.bool_) if UNTOLD in versions else np.zeros(len(transactions), np.bool_),
         versioned=np.array([version == 0 for version in versions], np.bool_) if 0 in versions else np.zeros(len(transactions), np.bool_),
     )
+
+
+def _signatures(wires: list[Wire], kind: Kind) -> tuple[pa.StringArray, Ints]:
+    blobs = [wire.signatures for wire in wires]
+    if kind is not Kind.BINARY:
+        return texts(blobs)
+    joined = b"".join(blobs)
+    return strings(base58.encode_signatures([joined[at : at + 64] for at in range(0, len(joined), 64)])), np.fromiter(
+        map(len, blobs), np.int64, len(blobs)
+    ) // 64
 
 
 class _ParsedKey(msgspec.Struct, gc=False):
@@ -253,23 +263,31 @@ def _compiled_accounts(wires: list[Wire], metas: list[Meta], kind: Kind, signatu
         static_counts = np.fromiter(map(len, blobs), np.int64, len(blobs)) // 32
         joined = pa.py_buffer(b"".join(blobs))
         static = pa.Array.from_buffers(pa.binary(32), joined.size // 32, [None, joined]).dictionary_encode()
-        distinct, static_codes = strings(base58.encode_keys(static.dictionary.to_pylist())), values_of(static.indices)
-    else:
-        distinct, static_counts = texts([message.account_keys for message in messages])
-        static_codes = np.arange(len(distinct), dtype=np.int32)
-    writable_counts = readonly_counts = np.zeros(len(wires), np.int64)
-    if any(item is not _NO_LOADED for item in loaded):
-        writable_keys, writable_counts = texts([item.writable for item in loaded])
-        readonly_keys, readonly_counts = texts([item.readonly for item in loaded])
-        pool = pa.concat_arrays([distinct, writable_keys, readonly_keys]).dictionary_encode()
+        keys = strings(base58.encode_keys(static.dictionary.to_pylist()))
+        if any(item is not _NO_LOADED for item in loaded):
+            loaded_keys, loaded_counts = texts([item.writable for item in loaded] + [item.readonly for item in loaded])
+            keys = pa.concat_arrays([keys, loaded_keys])
+        else:
+            loaded_counts = np.zeros(2 * len(wires), np.int64)
+        pool = keys.dictionary_encode()
         of_all = values_of(pool.indices)
-        first, second = len(distinct), len(distinct) + len(writable_keys)
-        codes, counts = interleave(
-            [(of_all[:first][static_codes], static_counts), (of_all[first:second], writable_counts), (of_all[second:], readonly_counts)]
-        )
+        of_each = [of_all[values_of(static.indices)], of_all[len(static.dictionary) :]]
     else:
-        pool = distinct.dictionary_encode()
-        codes, counts = values_of(pool.indices)[static_codes], static_counts
+        raws = [message.account_keys for message in messages]
+        if any(item is not _NO_LOADED for item in loaded):
+            raws += [item.writable for item in loaded] + [item.readonly for item in loaded]
+        keys, key_counts = texts(raws)
+        static_counts, loaded_counts = key_counts[: len(wires)], key_counts[len(wires) :]
+        if not len(loaded_counts):
+            loaded_counts = np.zeros(2 * len(wires), np.int64)
+        pool = keys.dictionary_encode()
+        of_each = np.split(values_of(pool.indices), [int(static_counts.sum())])
+    writable_counts, readonly_counts = np.split(loaded_counts, 2)
+    if len(of_each[1]):
+        of_writable, of_readonly = np.split(of_each[1], [int(writable_counts.sum())])
+        codes, counts = interleave([(of_each[0], static_counts), (of_writable, writable_counts), (of_readonly, readonly_counts)])
+    else:
+        codes, counts = of_each[0], static_counts
     headers = np.array(
         [
             number

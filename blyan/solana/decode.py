@@ -105,7 +105,7 @@ class BinaryMessage(Struct, gc=False):
 
 
 class Wire(Struct, gc=False, rename="camel"):
-    """A transaction as JSON. With detail `accounts` it has no message but `account_keys`."""
+    """A transaction as JSON; read from bytes, its signatures are 64 bytes each. With detail `accounts` it has no message."""
 
     signatures: Raw
     message: Message | None = None
@@ -486,6 +486,8 @@ def binary_message(item: Transaction) -> BinaryMessage | None:
 def _as_text(item: Transaction) -> Transaction:
     wire, message = item.transaction, binary_message(item)
     if isinstance(wire, Wire) and message is not None:
+        signatures = bytes(wire.signatures)
+        wire.signatures = Raw(msgspec.json.encode([base58.encode(signatures[at : at + 64]) for at in range(0, len(signatures), 64)]))
         keys = [base58.encode(message.account_keys[at : at + 32]) for at in range(0, len(message.account_keys), 32)]
         instructions = [
             Instruction(base58.encode(data), Raw(msgspec.json.encode(list(accounts))), program)
@@ -549,7 +551,7 @@ def read_transaction(data: bytes, known: dict[bytes, str]) -> tuple[Wire, int | 
         known: blockhashes and lookup tables as base58, which transactions of a block share; added to.
 
     Returns:
-        The transaction with keys, outer accounts and data as bytes, and its version (None for legacy).
+        The transaction with signatures, keys, outer accounts and data as bytes, and its version (None for legacy).
 
     Raises:
         ValueError: it is cut short or too long.
@@ -558,7 +560,7 @@ def read_transaction(data: bytes, known: dict[bytes, str]) -> tuple[Wire, int | 
     count, at = _short(data, 0)
     if at + 64 * count > len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {count} signatures")
-    signatures = [base58.encode(data[start : start + 64]) for start in range(at, at + 64 * count, 64)]
+    signatures = data[at : at + 64 * count]
     at += 64 * count
     version = None
     if data[at] & 0x80:
@@ -595,7 +597,7 @@ def read_transaction(data: bytes, known: dict[bytes, str]) -> tuple[Wire, int | 
     if at != len(data):
         raise ValueError(f"{len(data)} bytes, but its lengths add up to {at}")
     message = BinaryMessage(keys, bytes(programs), accounts, contents, known.get(blockhash) or _remember(known, blockhash), header, lookups)
-    return Wire(Raw(('["' + '","'.join(signatures) + '"]').encode() if signatures else b"[]"), message), version  # type: ignore[arg-type]
+    return Wire(signatures, message), version  # type: ignore[arg-type]
 
 
 def _short(data: bytes, at: int) -> tuple[int, int]:

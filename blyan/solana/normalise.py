@@ -366,9 +366,10 @@ def _version_columns(batch: Batch, *, full: bool) -> dict[str, pa.Array]:
     flat: list[Lookup] = list(chain.from_iterable(each))
     counts = np.array([len(item) for item in each], np.int64)
     read = octets if batch.kind is Kind.BINARY else numbers
-    writable, writable_indexes = read([item.writable_indexes for item in flat])
-    readonly, readonly_indexes = read([item.readonly_indexes for item in flat])
-    if max(writable.max(initial=0), readonly.max(initial=0)) >= MAX_ACCOUNTS:
+    indexes, both = read([item.writable_indexes for item in flat] + [item.readonly_indexes for item in flat])
+    writable_indexes, readonly_indexes = np.split(both, 2)
+    writable, readonly = np.split(indexes, [int(writable_indexes.sum())])
+    if indexes.max(initial=0) >= MAX_ACCOUNTS:
         raise BadRecordError("a lookup index does not fit into a byte", reason="account_index")
     lookups = structs(
         account_key=strings([item.account_key for item in flat]),
