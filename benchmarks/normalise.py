@@ -4,7 +4,8 @@
 
 For each file (every large block of ../shared/data by default) prints one JSON line: `tx_per_cpu_s` from bytes in memory to
 Arrow for all six tables, with every program decoder on and the garbage collector as Python has it; beside it, in the same
-run, what decoding the JSON alone allows (`decode_tx_per_cpu_s`), and the share of that limit which the whole reaches. Each
+run, what reading the JSON into typed structs alone allows (`decode_tx_per_cpu_s`: msgspec, every field that a column needs,
+no table made), and the share of that limit which the whole reaches. Each
 file is measured in a process of its own, so that `peak_rss_mb` is its own. Figures are the best of many repetitions, because
 the noise of a shared machine only ever adds; the medians stand beside them.
 """
@@ -21,6 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 BLOCKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "solana" / "blocks"
 DEFAULT = ("110130000-json-", "110130000-jsonParsed-", "332254855-json-", "285000037-json-", "254170887-base64-")
@@ -63,7 +66,8 @@ def measure(path: Path, seconds: float) -> dict[str, object]:
         return [decode(slot, payload, Format.GET_BLOCK) for slot, payload in pieces]
 
     transactions = sum(len(block.transactions) + len(block.signatures) for block in decode_all())  # type: ignore[attr-defined]
-    decoding = repeat(decode_all, seconds / 4)
+    read_typed = msgspec.json.Decoder(_typed()).decode
+    decoding = repeat(lambda: [read_typed(payload) for _, payload in pieces], seconds / 4)
     whole = repeat(lambda: normalise(decode_all()), seconds)  # type: ignore[arg-type]
     size = sum(len(payload) for _, payload in pieces)
     return {
@@ -80,6 +84,57 @@ def measure(path: Path, seconds: float) -> dict[str, object]:
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "repetitions": len(whole),
     }
+
+
+def _typed() -> type:
+    """A block with a struct for every object and a string or number for every value: what a row-wise reader would make."""
+    from blyan.solana.decode import Lookup, MessageHeader, ReturnData, Reward, TokenBalance
+
+    def struct(name: str, **fields: object) -> type:
+        return msgspec.defstruct(name, [(key, kind, None) for key, kind in fields.items()], rename="camel", gc=False)
+
+    text, whole = str | None, int | None
+    instruction = struct(
+        "Instruction", program_id_index=whole, program_id=text, accounts=list[int | str], data=text, stack_height=whole, program=text, parsed=object
+    )
+    key = struct("Key", pubkey=text, signer=bool, writable=bool, source=text)
+    message = struct(
+        "Message",
+        account_keys=list[str | key],  # type: ignore[valid-type]
+        instructions=list[instruction],  # type: ignore[valid-type]
+        recent_blockhash=text,
+        header=MessageHeader,
+        address_table_lookups=list[Lookup] | None,
+    )
+    wire = struct("Wire", signatures=list[str], message=message)
+    inner = struct("Inner", index=whole, instructions=list[instruction])  # type: ignore[valid-type]
+    loaded = struct("Loaded", writable=list[str], readonly=list[str])
+    meta = struct(
+        "Meta",
+        fee=whole,
+        pre_balances=list[int],
+        post_balances=list[int],
+        err=object,
+        inner_instructions=list[inner] | None,  # type: ignore[valid-type]
+        log_messages=list[str] | None,
+        pre_token_balances=list[TokenBalance] | None,
+        post_token_balances=list[TokenBalance] | None,
+        loaded_addresses=loaded | None,
+        compute_units_consumed=whole,
+        cost_units=whole,
+        return_data=ReturnData | None,
+    )
+    transaction = struct("Transaction", transaction=wire | list[str], meta=meta | None, version=int | str | None)
+    return struct(
+        "Block",
+        blockhash=text,
+        previous_blockhash=text,
+        parent_slot=whole,
+        block_time=whole,
+        block_height=whole,
+        transactions=list[transaction],  # type: ignore[valid-type]
+        rewards=list[Reward] | None,
+    )
 
 
 def repeat(work: Callable[[], object], seconds: float) -> list[float]:

@@ -379,19 +379,19 @@ def _compiled(arrays: list[Raw]) -> _Given:
     )
 
 
+class _Compiled(msgspec.Struct, gc=False, rename="camel"):
+    accounts: list[int]
+    data: str
+    program_id_index: int
+    stack_height: int | None = None
+
+
+_decode_compiled = msgspec.json.Decoder(list[list[_Compiled]]).decode
 _decode_instructions = msgspec.json.Decoder(list[list[Instruction]]).decode
 
 
 def _alike_instructions(text: bytes) -> list[bytes]:
-    return [
-        msgspec.json.encode(
-            [
-                {"accounts": item.accounts, "data": item.data, "programIdIndex": item.program_id_index, "stackHeight": item.stack_height}
-                for item in array
-            ]
-        )
-        for array in _decode_instructions(text)
-    ]
+    return [msgspec.json.encode(array) for array in _decode_compiled(text)]
 
 
 def _binary(outer: list[BinaryMessage], arrays: list[Raw]) -> _Given:

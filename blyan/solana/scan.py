@@ -190,11 +190,32 @@ def _alike(arrays: Sequence[bytes], texts: Sequence[str]) -> Objects | None:
         piece = eights[begins[:, longer] + place] & mask
         if (piece != piece[0]).any():
             return None
-    ends = np.cumsum(np.fromiter(map(len, arrays), np.int64, len(arrays)))
-    counts = np.diff(np.searchsorted(opens[:, 0], ends), prepend=0)
+    counts = _counts(characters, arrays, before[:, 0])
+    if counts is None:
+        return None
     return Objects(
         text, np.frombuffer(text, np.uint8), counts, opens, closes, {key: place for place, key in enumerate(first.keys) if key is not None}
     )
+
+
+def _counts(characters: npt.NDArray[np.uint8], arrays: Sequence[bytes], braces: Ints) -> Ints | None:
+    """How many objects, which open at `braces`, each array holds, if it holds nothing else."""
+    sizes = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    ends = np.cumsum(sizes)
+    counts: Ints = np.diff(np.searchsorted(braces, ends), prepend=0)
+    some = np.flatnonzero(counts)
+    first = np.cumsum(counts)[some] - counts[some]
+    later = np.delete(braces, first)
+    comma = later - 1
+    comma -= characters[comma] == _SPACE
+    alone = (
+        (sizes[counts == 0] == len(b"[]")).all()
+        and (braces[first] == ends[some] - sizes[some] + 1).all()
+        and (characters[ends[some] - 2] == _CLOSE_BRACE).all()
+        and (characters[comma] == _COMMA).all()
+        and (characters[comma - 1] == _CLOSE_BRACE).all()
+    )
+    return counts if alone else None
 
 
 def _is_regular(characters: npt.NDArray[np.uint8]) -> bool:
