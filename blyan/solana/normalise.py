@@ -309,6 +309,8 @@ def _alike_token_balances(text: bytes) -> list[bytes]:
     arrays = _decode_token_balances(text)
     for balance in chain.from_iterable(arrays):
         balance.owner = balance.owner or ""
+        if not balance.ui_token_amount.amount.isdecimal():
+            raise BadRecordError("a token amount is not an integer", reason="not_integers")
     return [msgspec.json.encode(array) for array in arrays]
 
 

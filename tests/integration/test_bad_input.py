@@ -501,10 +501,10 @@ def test_a_damaged_byte_in_one_log_costs_the_normaliser_one_transaction() -> Non
     """Sources that give bytes they did not look through, as BigQuery's do, need the same of it."""
     slot = SLOTS.first
     block = decode(slot, bad_utf8(blocks()[slot]), Format.GET_BLOCK)
+    assert normalise([block])[schemas.TRANSACTIONS.name].num_rows == PER_BLOCK - 1
     (bad,) = block.bad
     assert bad.reason == "invalid_utf8"
     assert b"invoke \xff1]" in bad.raw
-    assert normalise([block])[schemas.TRANSACTIONS.name].num_rows == PER_BLOCK - 1
     assert block.stated == PER_BLOCK
 
 
