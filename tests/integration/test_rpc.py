@@ -13,9 +13,10 @@ import pytest
 
 from blyan.errors import PermanentError, RateLimitedError, SettingError, SourceUnreachableError
 from blyan.settings import load_settings
+from blyan.solana.jsonrpc import MAX_RETRY_AFTER_S
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, RawRecord, SlotState, open_source
-from blyan.solana.sources.rpc import MAX_RETRY_AFTER_S, RpcSource
+from blyan.solana.sources.rpc import RpcSource
 from tests.rpc_server import (
     Drip,
     Error,
