@@ -150,7 +150,7 @@ class Stage:
 
     def _begin(self, schema: pa.Schema) -> Upload:
         self._upload = self._store.create(f"{self._folder}/{self._prefix}{uuid.uuid4().hex}.parquet")
-        compression, level = _compression(self._table)
+        compression, level = compression_of(self._table)
         self._writer = pq.ParquetWriter(
             self._upload.stream,
             schema,
@@ -256,7 +256,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _compression(table: Table) -> tuple[Any, Any]:
+def compression_of(table: Table) -> tuple[Any, Any]:
     """Zstandard at level 1, and nothing for columns whose values are compressed already."""
     if not table.uncompressed:
         return "zstd", 1

@@ -133,6 +133,13 @@ class Store:
             found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return [info.base_name for info in found if info.type == fs.FileType.File]
 
+    def walk(self, folder: str) -> list[str]:
+        """Paths of all objects below a folder, unfinished ones included; none where it does not exist."""
+        with errors_of(self.uri(folder)):
+            found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True))
+        start = len(self.path(""))
+        return [info.path[start:] for info in found if info.type == fs.FileType.File]
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, side by side; those already gone do not matter."""
         with ThreadPoolExecutor(DELETES) as pool:

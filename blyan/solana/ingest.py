@@ -90,11 +90,11 @@ def land(lake: Lake, source: BlockSource, slots: SlotRange, *, progress: Progres
         stage = stages.enter_context(lake.stage(RAW_BLOCKS, slots.key))
         placed = _placed(source.read(slots), slots, unplaced, progress)
         for unit, records in groupby(placed, key=lambda record: unit_of(record.slot)):
-            stage.write(unit, _raw_rows(records, source.name))
+            stage.write(unit, raw_rows(records, source.name))
         staged = [stage.close()]
         if unplaced:
             rest = stages.enter_context(lake.stage(RAW_BLOCKS, slots.key))
-            rest.write(unit_of(None), _raw_rows(unplaced, source.name))
+            rest.write(unit_of(None), raw_rows(unplaced, source.name))
             staged.append(rest.close())
     # Outside: a stage deletes its files on any exception, and an interrupt may come just after the version that names them.
     return lake.commit(RAW_BLOCKS, slots.key, staged)
@@ -127,7 +127,8 @@ def _due(held: list[RawRecord], *, before: int) -> Iterator[RawRecord]:
     yield from sorted(due, key=lambda record: record.slot or 0)
 
 
-def _raw_rows(records: Iterable[RawRecord], source: str) -> pa.Table:
+def raw_rows(records: Iterable[RawRecord], source: str) -> pa.Table:
+    """Records as rows of `raw_blocks`, payloads compressed."""
     rows: dict[str, list[Any]] = {name: [] for name in RAW_BLOCKS.column_names}
     numbers: dict[int | None, int] = {}
     for record in records:
@@ -300,7 +301,7 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, write
         for at in range(0, len(units), window):
             for unit, rows in _by_unit(lake, slots, units[at : at + window]):
                 with _collector_paused():
-                    tables = _normalise_unit(rows)
+                    tables = normalise_unit(rows)
                 for name, made in tables.items():
                     stages[name].write(unit, made)
                 _count(tally, tables)
@@ -350,7 +351,7 @@ def _raw(lake: Lake, slots: SlotRange, part: SlotRange | None) -> list[dict[str,
     return [row for batch in batches for row in batch.to_pylist()]
 
 
-def _normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
+def normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
     """Every derived table of some raw rows."""
     parts: list[dict[str, pa.Table]] = []
     blocks: list[Block] = []

@@ -1,0 +1,278 @@
+"""The follower's loop: at every announced slot, ask, fetch, settle, land.
+
+Belongs here: the order of these, and how much at once. Does not belong here: what links prove (`links`), files
+(`blyan.solana.landing`), or the process around it (`blyan.cli`).
+
+One coroutine decides and one thread writes, in the order of the decisions. A step that fails for a passing reason is made
+again; nothing is remembered of it but what arrived. So the checkpoint never passes a slot that is neither landed nor proven
+skipped, and a follower that is killed at any instant goes on from the head it left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from blyan.errors import TransientError, WrongChainError
+from blyan.lake import Lake
+from blyan.solana.follower.links import Link, Links, Settled
+from blyan.solana.follower.node import Commitment, Fetched, Node, Unfetched
+from blyan.solana.follower.stream import SlotStream
+from blyan.solana.landing import Landing
+from blyan.solana.slots import Grid, SlotRange
+from blyan.solana.sources import RawRecord, SlotState
+
+WINDOW = 256
+"""Slots from the checkpoint that are looked at in one step; the tip is always looked at."""
+
+PER_STEP = 32
+"""Blocks fetched in one step at most, half of them the newest, half the oldest: a reader at the tip does not wait for a gap."""
+
+FINALITY_S = 1.0
+"""Seconds between two questions for what is final: the public endpoints answer 40 requests of a kind in 10 s."""
+
+IDLE_S = 1.0
+"""A step is made after so many seconds even where no slot is announced."""
+
+HAND_OVER_S = 5.0
+"""Seconds between two looks into the lake's logs for ranges that can be let go of."""
+
+RETRY_S = 0.5
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Measures:
+    """What happened since the process began."""
+
+    announced: int = -1
+    blocks: int = 0
+    skipped: int = 0
+    payload_bytes: int = 0
+    forks: int = 0
+    steps: int = 0
+    retries: int = 0
+    behind_slots: int = 0
+    last_failure: str = ""
+    unfetched: dict[int, str] = field(default_factory=dict)
+    sealed: int = 0
+    handed_over: int = 0
+    write_s: float = 0.0
+
+
+class Follower:
+    """One chain into one landing.
+
+    Args:
+        node: where content comes from.
+        stream: when to ask.
+        lake: what the landing belongs to.
+        grid: its ranges.
+        landing: the landing; opened from the lake by default.
+        clock: seconds that never go back.
+        told: called after every step.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        stream: SlotStream,
+        lake: Lake,
+        grid: Grid,
+        *,
+        landing: Landing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[Follower], None] = lambda _: None,
+    ) -> None:
+        self._node, self._stream, self._lake, self._grid = node, stream, lake, grid
+        self._clock, self._told = clock, told
+        self.landing = landing or Landing(lake, grid)
+        self.measures = Measures()
+        self.links = Links(0)
+        self._pending: dict[int, RawRecord] = {}
+        self._dead: set[int] = set()
+        self._announced = asyncio.Event()
+        self._finality_at = self._hand_over_at = float("-inf")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="landing")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop` is set.
+
+        Raises:
+            WrongChainError: the node serves another chain than the lake holds.
+            PermanentError: the node contradicts what it called final, or has nothing to begin with.
+        """
+        clock = asyncio.create_task(self._listen())
+        try:
+            await self._until_it_works(self.begin, stop)
+            while not stop.is_set():
+                more = await self._until_it_works(self.step, stop)
+                self._told(self)
+                if not more:
+                    await self._wait(stop)
+        finally:
+            clock.cancel()
+            with suppress(asyncio.CancelledError):
+                await clock
+            self._disk.shutdown()
+
+    async def _listen(self) -> None:
+        async for slot in self._stream.slots():
+            self.measures.announced = max(self.measures.announced, slot)
+            self._announced.set()
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Until the next slot is announced, `stop` is set, or `IDLE_S` have passed."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._announced, stop)]
+        await asyncio.wait(waits, timeout=IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _until_it_works(self, work: Callable[[], Awaitable[bool | None]], stop: asyncio.Event) -> bool:
+        while not stop.is_set():
+            try:
+                return bool(await work())
+            except TransientError as error:
+                self.measures.retries += 1
+                self.measures.last_failure = str(error)
+                self._told(self)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), RETRY_S)
+        return False
+
+    # Beginning
+
+    async def begin(self) -> None:
+        """Go on from the head that is there; without one, begin with the range of the finalized tip."""
+        genesis = await self._node.genesis_hash()
+        pinned = self._lake.pin("genesis_hash", genesis)
+        if genesis != pinned:
+            raise WrongChainError(
+                f"the node serves the chain with genesis hash {genesis}, the lake holds {pinned}",
+                where=self._node.where,
+                remedy="point BLYAN_RPC_URL at that chain, or use another BLYAN_LAKE",
+            )
+        head = self.landing.head
+        if not head.generation:
+            first = await self._first()
+            await self._on_disk(lambda: self.landing.open(first))
+            await self._on_disk(lambda: self.landing.advance([], checkpoint=first, genesis_hash=genesis))
+            self.links = Links(first)
+            return
+        before = None if head.anchor is None else Link(head.anchor[0], head.anchor[1], None, None)
+        self.links = Links(head.checkpoint, before)
+        for place in await self._on_disk(self.landing.places):
+            self.links.add(Link(*place))
+
+    async def _first(self) -> int:
+        """The first slot of the range of the finalized tip, or of the next where the node no longer has that one."""
+        tips, available = await self._node.tips(), await self._node.first_available()
+        current = self._grid.covering(SlotRange(tips.finalized, tips.finalized))[0]
+        return current.first if available <= current.first else current.last + 1
+
+    # A step
+
+    async def step(self) -> bool:
+        """Land what is new; whether there is more to do at once.
+
+        Whatever arrived or was proven is pending until it is in a head, so a step that fails half-way loses nothing.
+        """
+        self._announced.clear()
+        links, measures, head = self.links, self.measures, self.landing.head
+        measures.steps += 1
+        processed, finalized = max(head.processed, measures.announced), head.finalized
+        if self._clock() - self._finality_at >= FINALITY_S or processed < 0:
+            tips = await self._node.tips()
+            processed, finalized = max(processed, tips.processed), max(finalized, tips.finalized)
+            self._finality_at = self._clock()
+        listed = await self._listed(processed)
+        confirmed = max([head.confirmed, *listed[-1:]])
+        fetched, measures.unfetched = await self._fetch(links.wanted(listed))
+        self._arrived(fetched)
+        newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
+        if newest is not None:
+            self._proven(links.settle(links.blocks[newest], final=False))
+        if finalized >= links.checkpoint:
+            await self._settle_final(finalized)
+        measures.behind_slots = max(0, processed - links.checkpoint)
+        await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
+        return len(fetched) == PER_STEP
+
+    def _arrived(self, fetched: list[Fetched]) -> None:
+        for item in fetched:
+            if self.links.add(item.link):
+                self._pending[item.link.slot] = item.record
+                self._dead.discard(item.link.slot)
+
+    def _proven(self, settled: Settled) -> None:
+        for slot in settled.dead:
+            self._pending.pop(slot, None)
+            self._dead.add(slot)
+        for slot, later in settled.skipped:
+            self._pending[slot] = RawRecord(slot, SlotState.SKIPPED, f"parent link of {later}", origin=self._node.where)
+        self.measures.forks += len(settled.dead)
+
+    async def _listed(self, processed: int) -> list[int]:
+        """The slots with a block at the checkpoint and at the tip, as far as the node calls them confirmed."""
+        low = self.links.checkpoint
+        spans = [(low, min(low + WINDOW, processed))]
+        if processed - low > 2 * WINDOW:
+            spans.append((processed - WINDOW, processed))
+        elif processed > low + WINDOW:
+            spans = [(low, processed)]
+        answers = [await self._node.listed(first, last, Commitment.CONFIRMED) for first, last in spans if first <= last]
+        return sorted({slot for answer in answers for slot in answer})
+
+    async def _fetch(self, wanted: list[int]) -> tuple[list[Fetched], dict[int, str]]:
+        half = PER_STEP // 2
+        chosen = wanted if len(wanted) <= PER_STEP else [*wanted[:half], *wanted[-half:]]
+        answers = await asyncio.gather(*(self._node.block(slot, Commitment.CONFIRMED) for slot in chosen))
+        return (
+            sorted((answer for answer in answers if isinstance(answer, Fetched)), key=lambda answer: answer.link.slot),
+            {answer.slot: answer.why for answer in answers if isinstance(answer, Unfetched)},
+        )
+
+    async def _settle_final(self, finalized: int) -> None:
+        """Move the checkpoint as far as the links of a final block allow."""
+        links = self.links
+        final = await self._node.listed(links.checkpoint, min(finalized, links.checkpoint + WINDOW), Commitment.FINALIZED)
+        # The newest that is here: one that is still missing proves nothing yet.
+        here = [slot for slot in final if slot in links.blocks]
+        if not here:
+            return
+        anchor = await self._node.link(here[-1], Commitment.FINALIZED)
+        if isinstance(anchor, Unfetched):
+            self.measures.last_failure = f"slot {anchor.slot}: {anchor.why}"
+            return
+        self._proven(links.settle(anchor, final=True))
+
+    async def _land(self, **marks: int) -> None:
+        links, measures, records = self.links, self.measures, list(self._pending.values())
+        anchor = None if links.before is None else (links.before.slot, links.before.block_hash)
+        began = time.perf_counter()
+        await self._on_disk(lambda: self.landing.advance(records, self._dead, checkpoint=links.checkpoint, anchor=anchor, **marks))
+        self._pending.clear()
+        self._dead.clear()
+        await self._on_disk(self._tidy)
+        measures.write_s += time.perf_counter() - began
+        measures.blocks += sum(record.state is SlotState.PRESENT for record in records)
+        measures.skipped += sum(record.state is SlotState.SKIPPED for record in records)
+        measures.payload_bytes += sum(len(record.payload) for record in records)
+
+    def _tidy(self) -> None:
+        landing = self.landing
+        landing.merge()
+        self.measures.sealed += len(landing.seal())
+        if self._clock() - self._hand_over_at >= HAND_OVER_S:
+            self._hand_over_at = self._clock()
+            self.measures.handed_over += len(landing.hand_over())
+            landing.sweep()
+
+    async def _on_disk(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)

@@ -1,0 +1,434 @@
+"""The landing: the tail of the chain that is not yet in the lake's tables, readable the moment it is written.
+
+Belongs here: the files of the tail, `head.json` that names them, and what survives a crash. Does not belong here: which slots
+to write (`blyan.solana.follower`), or ranges that are over (`blyan.lake`).
+
+A **segment** is a few slots' rows of every table, one Parquet file each, of the same columns as the lake's. Segments are
+never changed: rows of a fork that died are left out of a new segment that takes the old one's place. `head.json` names the
+segments that count, and is replaced atomically: what it does not name is not there. Files that it no longer names are kept
+for `GRACE_S`, for readers who read the head before.
+
+**Rule of the hand-over.** A reader reads `head.json` first and the tables' logs after it. A range that the head names is
+read from the landing alone, whatever the lake has of it; every other range is read from the lake alone. A range leaves the
+head only when the lake holds every table of it, made from the same raw blocks. So at any moment a row is read exactly once:
+the lake cannot lack a range that the head did not name, since it stood in the log before it left the head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, groupby, pairwise
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from blyan import schemas
+from blyan.digest import UnitDigest, digest_partition, digest_unit, in_key_order, split_units
+from blyan.errors import MissingObjectError, PermanentError
+from blyan.lake import Lake
+from blyan.schemas import RAW_BLOCKS, Table
+from blyan.solana.ingest import DERIVED, normalise_unit, raw_rows
+from blyan.solana.slots import Grid, SlotRange
+from blyan.solana.sources import RawRecord, SlotState
+from blyan.stage import compression_of, conform, joined
+from blyan.store import errors_of
+
+FORMAT = 1
+"""Version of `head.json`. A reader refuses a newer one."""
+
+FOLDER = "landing"
+HEAD = f"{FOLDER}/head.json"
+
+LANDED = (RAW_BLOCKS, *DERIVED)
+"""Every table of a segment."""
+
+GRACE_S = 120.0
+"""Seconds for which files stay that the head no longer names: longer than any query that began before."""
+
+MERGE = 16
+"""Final segments that become one, so that a range of n slots is O(log n) files, each row written O(log n) times."""
+
+MERGED_SLOTS = 4_096
+"""A segment of so many slots is not merged further: every merge reads and writes each of its rows again."""
+
+
+class Segment(Struct, frozen=True):
+    """Some slots of a range.
+
+    Attributes:
+        name: folder of its files, never used twice.
+        first, last: bounds of its slots.
+        count: how many slots.
+        slots: (slot, block hash; None where skipped), in order; left out once they are final and merged.
+        rows: rows of each table, by name of table; a table without rows has no file.
+        size: bytes of its files.
+    """
+
+    name: str
+    first: int
+    last: int
+    count: int
+    slots: list[tuple[int, str | None]]
+    rows: dict[str, int]
+    size: int
+
+
+class LandedRange(Struct, frozen=True):
+    """What the landing holds of a range. `sealed` once every slot of it is final; `digest` is then that of its raw blocks."""
+
+    key: str
+    segments: list[Segment]
+    sealed: bool = False
+    digest: str | None = None
+
+
+class Head(Struct, frozen=True):
+    """What readers see of the tail.
+
+    Attributes:
+        generation: one more with every head.
+        genesis_hash: the chain.
+        written_at: Unix seconds, for people and for lag; nothing is decided by it.
+        processed, confirmed, finalized: the node's newest slot at each commitment, as it last said.
+        checkpoint: every followed slot before it is final: landed with its hash, or skipped with proof.
+        anchor: slot and hash of the newest final block, which the next one must link to.
+        ranges: in order of their keys; all others are the lake's.
+    """
+
+    generation: int = 0
+    genesis_hash: str | None = None
+    written_at: float = 0.0
+    processed: int = -1
+    confirmed: int = -1
+    finalized: int = -1
+    checkpoint: int = 0
+    anchor: tuple[int, str] | None = None
+    ranges: list[LandedRange] = []
+    format: int = FORMAT
+
+    def slots(self) -> dict[int, str | None]:
+        """Block hash of every slot that may still change, and of final ones not merged yet; None where skipped."""
+        return dict(sorted(pair for landed in self.ranges for segment in landed.segments for pair in segment.slots))
+
+    def files(self, table: Table) -> list[tuple[str, str]]:
+        """(range key, path under the lake's root) of a table's files."""
+        return [
+            (landed.key, _path(landed.key, segment.name, table))
+            for landed in self.ranges
+            for segment in landed.segments
+            if segment.rows.get(table.name)
+        ]
+
+
+_decode_head = msgspec.json.Decoder(Head).decode
+
+
+def read_head(lake: Lake) -> Head | None:
+    """The head as it stands, or None where nothing was ever landed.
+
+    Raises:
+        PermanentError: it cannot be read, or a newer release wrote it. It is never taken for "nothing new".
+    """
+    try:
+        content = lake.store.get(HEAD)
+    except MissingObjectError:
+        return None
+    where = lake.store.uri(HEAD)
+    try:
+        head = _decode_head(content)
+    except msgspec.DecodeError as error:
+        raise PermanentError(
+            f"it cannot be read: {error}", where=where, remedy="restore it, or delete it and follow again from BLYAN_FIRST_SLOT"
+        ) from error
+    if head.format > FORMAT:
+        raise PermanentError(f"it has format {head.format}, this release reads up to {FORMAT}", where=where, remedy="update blyan")
+    return head
+
+
+def _path(key: str, segment: str, table: Table) -> str:
+    return f"{FOLDER}/{schemas.RANGE_COLUMN}={key}/{segment}/{table.short_name}.parquet"
+
+
+class Landing:
+    """The one writer of a lake's landing. Not for several threads at once.
+
+    Args:
+        lake: where it is.
+        grid: its ranges.
+        source: name of the source in `raw_blocks`.
+        clock: seconds that never go back, for the grace of files.
+        now: Unix seconds, for `Head.written_at`.
+        reached: told the name of every point at which a crash must lose nothing; tests crash there.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        grid: Grid,
+        *,
+        source: str = "rpc",
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._lake, self._grid, self._source = lake, grid, source
+        self._clock, self._now, self._reached = clock, now, reached
+        self.head = read_head(lake) or Head()
+        self._retired: list[tuple[float, list[str]]] = [(clock(), self._unnamed())]
+        self._uncertain = False
+
+    # Changing what readers see
+
+    def advance(self, added: Sequence[RawRecord], removed: Iterable[int] = (), **marks: Any) -> Head:
+        """Add the records of some slots and take others away, in one step that readers see whole or not at all.
+
+        Args:
+            added: present or skipped slots, with rejected records beside them; a slot that is there already is replaced.
+            removed: slots whose block died with its fork.
+            marks: new values of the head's `processed`, `confirmed`, `finalized`, `checkpoint`, `anchor`, `genesis_hash`.
+
+        Raises:
+            StoreFullError: no space; readers see what they saw before, and the same call can be made again.
+            PermanentError: a slot is outside the grid.
+        """
+        gone = {*removed, *map(_slot_of, added)}
+        final = sorted(slot for slot in gone if slot < self.head.checkpoint)
+        if final:
+            raise PermanentError(
+                f"slots {final} are final and would change", where=HEAD, remedy="the node contradicts what it called final: use another"
+            )
+        ranges = {landed.key: landed for landed in self.head.ranges}
+        with self._writing() as written:
+            for key, landed in ranges.items():
+                kept = [part for segment in landed.segments for part in self._without(key, segment, gone, written)]
+                ranges[key] = msgspec.structs.replace(landed, segments=kept)
+            for key, records in groupby(sorted(added, key=_slot_of), key=lambda record: self._key_of(_slot_of(record))):
+                landed = ranges.get(key) or LandedRange(key, [])
+                segment = self._write(key, list(records), written)
+                ranges[key] = msgspec.structs.replace(landed, segments=[*landed.segments, segment])
+            return self._publish(ranges=[ranges[key] for key in sorted(ranges)], **marks)
+
+    def open(self, slot: int) -> Head:
+        """Take over the range of a slot from the lake, before anything of it is landed; slots are landed from its first on."""
+        key = self._key_of(slot)
+        if any(landed.key == key for landed in self.head.ranges):
+            return self.head
+        return self._publish(ranges=sorted([*self.head.ranges, LandedRange(key, [])], key=lambda landed: landed.key))
+
+    def merge(self) -> bool:
+        """Merge final segments where `MERGE` of about the same size stand together. Whether anything was done."""
+        for landed in self.head.ranges:
+            group = _mergeable(landed, self.head.checkpoint)
+            if group:
+                with self._writing() as written:
+                    merged = self._merged(landed.key, group, written)
+                    kept = [segment for segment in landed.segments if segment not in group]
+                    ranges = [msgspec.structs.replace(other, segments=[merged, *kept]) if other is landed else other for other in self.head.ranges]
+                    self._publish(ranges=ranges)
+                return True
+        return False
+
+    def seal(self) -> list[str]:
+        """Seal the ranges whose every slot is final; their keys."""
+        over = [landed for landed in self.head.ranges if not landed.sealed and self._grid.range_of(landed.key).last < self.head.checkpoint]
+        sealed = [landed.key for landed in over]
+        if sealed:
+            ranges = [
+                msgspec.structs.replace(landed, sealed=True, digest=self._digest(landed)) if landed.key in sealed else landed
+                for landed in self.head.ranges
+            ]
+            self._publish(ranges=ranges)
+        return sealed
+
+    def hand_over(self) -> list[str]:
+        """Let go of the sealed ranges that the lake holds whole, made from the same raw blocks; their keys."""
+        waiting = {landed.key: landed.digest for landed in self.head.ranges if landed.sealed}
+        if not waiting:
+            return []
+        held = [self._lake.partitions(table) for table in LANDED]
+        raw = held[0]
+        done = [key for key, digest in waiting.items() if all(key in partitions for partitions in held) and raw[key].digest == digest]
+        if done:
+            self._publish(ranges=[landed for landed in self.head.ranges if landed.key not in done])
+        return done
+
+    def sweep(self) -> int:
+        """Delete the files that the head stopped naming longer than `GRACE_S` ago; how many."""
+        if self._uncertain:
+            return 0
+        now = self._clock()
+        due = [name for since, names in self._retired if now - since >= GRACE_S for name in names]
+        self._retired = [(since, names) for since, names in self._retired if now - since < GRACE_S]
+        self._lake.store.delete(due)
+        return len(due)
+
+    def places(self) -> list[tuple[int, str, int | None, str | None]]:
+        """(slot, hash, parent slot, parent hash) of the blocks that may still change, for a follower that goes on from here."""
+        names = ["slot", "block_hash", "parent_slot", "previous_block_hash"]
+        parts = [
+            self._read(landed.key, segment, schemas.BLOCKS, names)
+            for landed in self.head.ranges
+            for segment in landed.segments
+            if segment.last >= self.head.checkpoint
+        ]
+        return [tuple(row[name] for name in names) for part in parts for row in part.to_pylist()]
+
+    # Sealed ranges
+
+    def _digest(self, landed: LandedRange) -> str:
+        """The digest that `raw_blocks` will have of a range."""
+        names = [column.name for column in RAW_BLOCKS.columns if column.in_digest]
+        parts = [self._read(landed.key, segment, RAW_BLOCKS, names) for segment in landed.segments]
+        rows = in_key_order(RAW_BLOCKS, joined(parts), where=f"{FOLDER} {landed.key}")
+        units: dict[str, UnitDigest] = {unit: digest_unit(RAW_BLOCKS, part) for unit, part in split_units(RAW_BLOCKS, rows)}
+        return digest_partition(RAW_BLOCKS, units)
+
+    # Files
+
+    def _write(self, key: str, records: list[RawRecord], written: list[str]) -> Segment:
+        raw = raw_rows(records, self._source)
+        tables = {RAW_BLOCKS.name: raw, **normalise_unit(raw.to_pylist())}
+        slots = [(_slot_of(record), record.block_hash) for record in records if record.state is not SlotState.REJECTED]
+        return self._write_tables(key, slots, {name: [rows] for name, rows in tables.items()}, written)
+
+    def _write_tables(self, key: str, slots: list[tuple[int, str | None]], parts: Mapping[str, Iterable[pa.Table]], written: list[str]) -> Segment:
+        """Write a segment; the parts of a table follow each other in the order of its key."""
+        name = f"{slots[0][0]:012d}-{uuid4().hex[:12]}"
+        rows, size = {}, 0
+        for table in LANDED:
+            path = _path(key, name, table)
+            made, octets = self._write_file(table, path, parts[table.name], written)
+            if made:
+                rows[table.name] = made
+                size += octets
+        return Segment(name, slots[0][0], slots[-1][0], len(slots), slots, rows, size)
+
+    def _write_file(self, table: Table, path: str, parts: Iterable[pa.Table], written: list[str]) -> tuple[int, int]:
+        """Rows and bytes of a file, a row group for each part; no file where there are no rows."""
+        full = (in_key_order(table, conform(table, part, where=path), where=path) for part in parts if part.num_rows)
+        first = next(full, None)
+        if first is None:
+            return 0, 0
+        compression, level = compression_of(table)
+        self._reached(f"before {table.short_name}")
+        written.append(path)
+        with self._lake.store.create(path) as upload:
+            rows = 0
+            with pq.ParquetWriter(upload.stream, first.schema, compression=compression, compression_level=level, store_schema=False) as writer:
+                for part in chain([first], full):
+                    writer.write_table(part if part.schema == first.schema else part.cast(first.schema))
+                    rows += part.num_rows
+            size = upload.stream.tell()
+        self._reached(f"after {table.short_name}")
+        return rows, size
+
+    def _read(self, key: str, segment: Segment, table: Table, columns: list[str] | None = None) -> pa.Table:
+        schema = table.arrow_schema() if columns is None else pa.schema([table.arrow_schema().field(name) for name in columns])
+        if not segment.rows.get(table.name):
+            return schema.empty_table()
+        path = _path(key, segment.name, table)
+        with errors_of(self._lake.store.uri(path)), self._lake.store.open(path) as file:
+            return pq.read_table(file, columns=columns).cast(schema)
+
+    def _without(self, key: str, segment: Segment, gone: set[int], written: list[str]) -> list[Segment]:
+        """The segment without some slots: itself, a new one, or none."""
+        kept = [(slot, block_hash) for slot, block_hash in segment.slots if slot not in gone]
+        if len(kept) == len(segment.slots):
+            return [segment]
+        if not kept:
+            return []
+        alive = pa.array([slot for slot, _ in kept], pa.int64())
+        tables = {}
+        for table in LANDED:
+            rows = self._read(key, segment, table)
+            tables[table.name] = [rows.filter(pc.is_in(rows[table.key[0]], value_set=alive))]
+        return [self._write_tables(key, kept, tables, written)]
+
+    def _merged(self, key: str, group: list[Segment], written: list[str]) -> Segment:
+        group = sorted(group, key=lambda segment: segment.first)
+        apart = all(before.last < after.first for before, after in pairwise(group))
+        # In order already, as all but freshly landed ones are: a part in memory at a time.
+        parts: dict[str, Iterable[pa.Table]] = {
+            table.name: self._each(key, group, table) if apart else [joined(list(self._each(key, group, table)))] for table in LANDED
+        }
+        count = sum(segment.count for segment in group)
+        slots: list[tuple[int, str | None]] = [(group[0].first, None), (max(segment.last for segment in group), None)]
+        return msgspec.structs.replace(self._write_tables(key, slots, parts, written), count=count, slots=[])
+
+    def _each(self, key: str, group: list[Segment], table: Table) -> Iterator[pa.Table]:
+        return (self._read(key, segment, table) for segment in group)
+
+    @contextmanager
+    def _writing(self) -> Iterator[list[str]]:
+        """The paths of files that are written for the next head; on an error they begin their grace at once."""
+        written: list[str] = []
+        try:
+            yield written
+        except BaseException:
+            self._retired.append((self._clock(), written))
+            raise
+
+    def _publish(self, **changes: Any) -> Head:
+        """Make a new head; files that it no longer names begin their grace."""
+        before = self._named()
+        head = msgspec.structs.replace(self.head, generation=self.head.generation + 1, written_at=self._now(), **changes)
+        self._reached("before head")
+        # If it fails, nobody knows which head stands until the next one does: nothing may be deleted meanwhile.
+        self._uncertain = True
+        self._lake.store.put(HEAD, msgspec.json.encode(head))
+        self._uncertain = False
+        self.head = head
+        self._reached("after head")
+        gone = before - self._named()
+        if gone:
+            self._retired.append((self._clock(), sorted(gone)))
+        return head
+
+    def _named(self) -> set[str]:
+        return {path for table in LANDED for _, path in self.head.files(table)}
+
+    def _unnamed(self) -> list[str]:
+        """Files that a writer before this one left."""
+        store, named = self._lake.store, self._named()
+        return [path for path in store.walk(FOLDER) if path not in named and path != HEAD]
+
+    def _key_of(self, slot: int) -> str:
+        return self._grid.covering(SlotRange(slot, slot))[0].key
+
+
+def _slot_of(record: RawRecord) -> int:
+    if record.slot is None:
+        raise PermanentError("a record without a slot cannot be landed", where=record.origin, remedy="report this as a defect of the source")
+    return record.slot
+
+
+def _mergeable(landed: LandedRange, checkpoint: int) -> list[Segment]:
+    """`MERGE` final segments of one size class that follow each other; none where there are not so many.
+
+    A size class is the power of `MERGE` that the number of slots reaches.
+    """
+    final = sorted((segment for segment in landed.segments if segment.last < checkpoint), key=lambda segment: segment.first)
+    run: list[Segment] = []
+    for segment in final:
+        level = _level(segment)
+        if run and _level(run[-1]) != level:
+            run = []
+        if segment.count < MERGED_SLOTS:
+            run.append(segment)
+        if len(run) == MERGE:
+            return run
+    return []
+
+
+def _level(segment: Segment) -> int:
+    level, size = 0, segment.count
+    while size >= MERGE:
+        level, size = level + 1, size // MERGE
+    return level
