@@ -6,17 +6,22 @@ results (`blyan.cli`), which files a table has (`blyan.lake`).
 The views read the Parquet files that the newest version of each table names when the connection is
 made: a connection is a snapshot, though not one across tables. DuckDB opens only the partitions
 that a filter on `slot_range` leaves, and only the row groups that a filter on the slot leaves.
+
+Slots that are not in the tables yet are in the landing, whose files have the same columns: ranges that
+its head names are read from there alone (`blyan.solana.landing` has the rule). The head is read first.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.schemas import RANGE_COLUMN, TABLES, Table
+from blyan.solana.landing import LANDED, Head, read_head
 from blyan.solana.slots import SlotRange
 
 if TYPE_CHECKING:
@@ -39,8 +44,9 @@ def connect(
     # A reader in another time zone must not read other timestamps.
     connection = duckdb.connect(database)
     connection.execute("set timezone = 'UTC'")
+    head = read_head(lake)
     for table in all_tables() if tables is None else tables:
-        _expose(connection, lake, table, slots)
+        _expose(connection, lake, table, slots, head)
     return connection
 
 
@@ -51,21 +57,41 @@ def all_tables() -> list[Table]:
     return [*TABLES.values(), *mart_tables().values()]
 
 
-def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A Parquet file to read: its path under the root, and the range it is of."""
+
+    path: str
+    key: str | None
+
+
+def _files(lake: Lake, table: Table, slots: SlotRange | None, head: Head | None) -> list[_File]:
+    """The files of a table, of the lake and of the landing."""
+    landed = head if table in LANDED else None
+    files = lake.files(table, first_slot=slots.first if slots else None, last_slot=slots.last if slots else None)
+    if not files and slots and landed is None:
+        # An empty list is an error to DuckDB; a partition that holds none of the slots gives no rows of them.
+        files = lake.files(table)[:1]
+    found = [_File(f"{table.name}/{file.name}", file.key) for file in files if landed is None or file.key not in landed.range_keys()]
+    return found + ([_File(path, key) for key, path in landed.files(table, slots)] if landed else [])
+
+
+def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None, head: Head | None) -> None:
     by_range = table.partition_by == (RANGE_COLUMN,)
     slots = slots if by_range else None
-    files = lake.files(table, first_slot=slots.first if slots else None, last_slot=slots.last if slots else None)
-    if not files:
-        # An empty list is an error to DuckDB; a partition that holds none of the slots gives no rows of them.
-        files = lake.files(table)[:1] if slots else []
-    if not files:
+    files = _files(lake, table, slots, head)
+    if not files and (head is None or table not in LANDED):
         return
     connection.execute(f'create schema if not exists "{table.group}"')
     name = f'"{table.group}"."{table.short_name}"'
-    if lake.store.is_local:
+    if not files:
+        rows = f"no_rows_of_{table.group}_{table.short_name}"
+        connection.register(rows, table.delta_schema().empty_table())
+        connection.execute(f"create or replace view {name} as select * from {rows}")  # noqa: S608
+    elif lake.store.is_local:
         # From the path, not `hive_partitioning`: compaction adds a folder level, and DuckDB wants all paths alike. It still prunes files by it.
         key = f", regexp_extract(filename, '/{RANGE_COLUMN}=([^/]*)/', 1) as {RANGE_COLUMN}" if by_range else ""
-        paths = ", ".join("'" + file.path.replace("'", "''") + "'" for file in files)
+        paths = ", ".join("'" + lake.store.path(file.path).replace("'", "''") + "'" for file in files)
         connection.execute(f"create or replace view {name} as select *{key} from read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608
     else:
         # DuckDB reaches a bucket only through an extension that must be downloaded; pyarrow's file system is there.
@@ -74,7 +100,7 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
         parquet = dataset.ParquetFileFormat()
         fragments = [
             parquet.make_fragment(
-                lake.store.path(f"{table.name}/{file.name}"),
+                lake.store.path(file.path),
                 lake.store.files,
                 partition_expression=dataset.field(RANGE_COLUMN) == file.key if by_range else None,
             )

@@ -32,7 +32,7 @@ from msgspec import Struct
 from blyan import schemas
 from blyan.digest import UnitDigest, digest_partition, digest_unit, in_key_order, split_units
 from blyan.errors import MissingObjectError, PermanentError
-from blyan.lake import Lake
+from blyan.lake import Commit, Lake
 from blyan.schemas import RAW_BLOCKS, Table
 from blyan.solana.ingest import DERIVED, normalise_unit, raw_rows
 from blyan.solana.slots import Grid, SlotRange
@@ -117,13 +117,17 @@ class Head(Struct, frozen=True):
         """Block hash of every slot that may still change, and of final ones not merged yet; None where skipped."""
         return dict(sorted(pair for landed in self.ranges for segment in landed.segments for pair in segment.slots))
 
-    def files(self, table: Table) -> list[tuple[str, str]]:
-        """(range key, path under the lake's root) of a table's files."""
+    def range_keys(self) -> set[str]:
+        """The ranges that are read from the landing, and not from the lake."""
+        return {landed.key for landed in self.ranges}
+
+    def files(self, table: Table, slots: SlotRange | None = None) -> list[tuple[str, str]]:
+        """(range key, path under the lake's root) of the files of a table that may hold rows of these slots."""
         return [
             (landed.key, _path(landed.key, segment.name, table))
             for landed in self.ranges
             for segment in landed.segments
-            if segment.rows.get(table.name)
+            if segment.rows.get(table.name) and (slots is None or (segment.first <= slots.last and segment.last >= slots.first))
         ]
 
 
@@ -154,6 +158,36 @@ def read_head(lake: Lake) -> Head | None:
 
 def _path(key: str, segment: str, table: Table) -> str:
     return f"{FOLDER}/{schemas.RANGE_COLUMN}={key}/{segment}/{table.short_name}.parquet"
+
+
+def land_sealed(lake: Lake, slots: SlotRange) -> Commit | None:
+    """Commit the raw blocks of a sealed range to the lake, as they were landed; None where the landing holds no such range.
+
+    What comes after (`normalise_range`) makes the same rows as the landing has, from the same bytes.
+
+    Raises:
+        PermanentError: the head cannot be read.
+    """
+    head = read_head(lake)
+    landed = next((landed for landed in head.ranges if landed.key == slots.key and landed.sealed), None) if head else None
+    if landed is None:
+        return None
+    segments = sorted(landed.segments, key=lambda segment: segment.first)
+    parts = (_read(lake, landed.key, segment, RAW_BLOCKS) for segment in segments)
+    # Segments written while catching up may lie between each other, and units span segments.
+    apart = all(before.last < after.first for before, after in pairwise(segments))
+    return lake.write_partition(
+        RAW_BLOCKS, slots.key, parts if apart else [in_key_order(RAW_BLOCKS, joined(list(parts)), where=f"{FOLDER} {slots.key}")]
+    )
+
+
+def _read(lake: Lake, key: str, segment: Segment, table: Table, columns: list[str] | None = None) -> pa.Table:
+    schema = table.arrow_schema() if columns is None else pa.schema([table.arrow_schema().field(name) for name in columns])
+    if not segment.rows.get(table.name):
+        return schema.empty_table()
+    path = _path(key, segment.name, table)
+    with errors_of(lake.store.uri(path)), lake.store.open(path) as file:
+        return pq.read_table(file, columns=columns).cast(schema)
 
 
 class Landing:
@@ -273,7 +307,7 @@ class Landing:
         """(slot, hash, parent slot, parent hash) of the blocks that may still change, for a follower that goes on from here."""
         names = ["slot", "block_hash", "parent_slot", "previous_block_hash"]
         parts = [
-            self._read(landed.key, segment, schemas.BLOCKS, names)
+            _read(self._lake, landed.key, segment, schemas.BLOCKS, names)
             for landed in self.head.ranges
             for segment in landed.segments
             if segment.last >= self.head.checkpoint
@@ -285,7 +319,7 @@ class Landing:
     def _digest(self, landed: LandedRange) -> str:
         """The digest that `raw_blocks` will have of a range."""
         names = [column.name for column in RAW_BLOCKS.columns if column.in_digest]
-        parts = [self._read(landed.key, segment, RAW_BLOCKS, names) for segment in landed.segments]
+        parts = [_read(self._lake, landed.key, segment, RAW_BLOCKS, names) for segment in landed.segments]
         rows = in_key_order(RAW_BLOCKS, joined(parts), where=f"{FOLDER} {landed.key}")
         units: dict[str, UnitDigest] = {unit: digest_unit(RAW_BLOCKS, part) for unit, part in split_units(RAW_BLOCKS, rows)}
         return digest_partition(RAW_BLOCKS, units)
@@ -329,14 +363,6 @@ class Landing:
         self._reached(f"after {table.short_name}")
         return rows, size
 
-    def _read(self, key: str, segment: Segment, table: Table, columns: list[str] | None = None) -> pa.Table:
-        schema = table.arrow_schema() if columns is None else pa.schema([table.arrow_schema().field(name) for name in columns])
-        if not segment.rows.get(table.name):
-            return schema.empty_table()
-        path = _path(key, segment.name, table)
-        with errors_of(self._lake.store.uri(path)), self._lake.store.open(path) as file:
-            return pq.read_table(file, columns=columns).cast(schema)
-
     def _without(self, key: str, segment: Segment, gone: set[int], written: list[str]) -> list[Segment]:
         """The segment without some slots: itself, a new one, or none."""
         kept = [(slot, block_hash) for slot, block_hash in segment.slots if slot not in gone]
@@ -347,7 +373,7 @@ class Landing:
         alive = pa.array([slot for slot, _ in kept], pa.int64())
         tables = {}
         for table in LANDED:
-            rows = self._read(key, segment, table)
+            rows = _read(self._lake, key, segment, table)
             tables[table.name] = [rows.filter(pc.is_in(rows[table.key[0]], value_set=alive))]
         return [self._write_tables(key, kept, tables, written)]
 
@@ -363,7 +389,7 @@ class Landing:
         return msgspec.structs.replace(self._write_tables(key, slots, parts, written), count=count, slots=[])
 
     def _each(self, key: str, group: list[Segment], table: Table) -> Iterator[pa.Table]:
-        return (self._read(key, segment, table) for segment in group)
+        return (_read(self._lake, key, segment, table) for segment in group)
 
     @contextmanager
     def _writing(self) -> Iterator[list[str]]:
