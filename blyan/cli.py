@@ -222,7 +222,56 @@ def _show_examples(console: Console, lake: Any) -> None:
         console.print(f"  {command:76} {what}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def follow() -> None:
+    """Follow the tip of the chain at BLYAN_RPC_URL: new slots can be queried within a second. Runs until Ctrl-C."""
+    from blyan.settings import load_settings
+    from blyan.solana.follower.serve import follow
+
+    follow(load_settings(), _say)
+
+
+def _say(line: str) -> None:
+    """A line for people who watch a process, with the time."""
+    from datetime import UTC, datetime
+
+    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
+    sys.stderr.flush()
+
+
 # Looking
+
+
+@app.command()
+def status() -> None:
+    """What the follower has reached, and which ranges are read from its landing."""
+    import time
+
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+    from blyan.solana.landing import read_head
+
+    settings = load_settings()
+    head = read_head(Lake.from_settings(settings))
+    console = _console()
+    if head is None:
+        console.print(f"{settings.lake}: nothing was ever followed; `blyan follow` begins", highlight=False)
+        return
+    rows = [
+        ("tip", f"{head.processed:,}"),
+        ("confirmed", f"{head.confirmed:,}"),
+        ("final", f"{head.finalized:,}"),
+        ("checkpoint", f"{head.checkpoint:,}, {max(0, head.finalized + 1 - head.checkpoint):,} behind what is final"),
+        ("written", f"{max(0.0, time.time() - head.written_at):,.1f} s ago"),
+    ]
+    for name, value in rows:
+        console.print(f"{name:11} {value}", highlight=False)
+    ranges = [
+        [landed.key, "sealed" if landed.sealed else "open", f"{sum(part.count for part in landed.segments):,}", f"{len(landed.segments):,}",
+         f"{sum(part.rows.get('solana/transactions', 0) for part in landed.segments):,}"]
+        for landed in head.ranges
+    ]  # fmt: skip
+    console.print(_grid("read from the landing", ["range", "state", "slots", "segments", "transactions"], ranges))
 
 
 @app.command()

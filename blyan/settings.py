@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         "json", description="Encoding asked of getBlock. json is decoded here, 30 % fewer bytes than jsonParsed."
     )
 
+    websocket_url: str | None = Field(
+        None,
+        description="WebSocket endpoint that announces slots to `blyan follow`. Unset: that of BLYAN_RPC_URL, on the next port where it names one.",
+    )
+    metrics_port: int = Field(0, ge=0, le=65_535, description="Port on which `blyan follow` serves Prometheus metrics; 0 means none.")
+
     bigquery_project: str | None = Field(None, description="Google Cloud project that is billed, for BLYAN_SOURCE=bigquery.")
     bigquery_dataset: str = Field("bigquery-public-data.crypto_solana_mainnet_us", description="Dataset to read, `project.dataset`.")
     bigquery_maximum_bytes_billed: int = Field(

@@ -200,6 +200,10 @@ class Landing:
         clock: seconds that never go back, for the grace of files.
         now: Unix seconds, for `Head.written_at`.
         reached: told the name of every point at which a crash must lose nothing; tests crash there.
+
+    Attributes:
+        head: what readers see.
+        transactions, quarantined: rows written since the process began.
     """
 
     def __init__(
@@ -217,6 +221,7 @@ class Landing:
         self.head = read_head(lake) or Head()
         self._retired: list[tuple[float, list[str]]] = [(clock(), self._unnamed())]
         self._uncertain = False
+        self.transactions = self.quarantined = 0
 
     # Changing what readers see
 
@@ -329,6 +334,8 @@ class Landing:
     def _write(self, key: str, records: list[RawRecord], written: list[str]) -> Segment:
         raw = raw_rows(records, self._source)
         tables = {RAW_BLOCKS.name: raw, **normalise_unit(raw.to_pylist())}
+        self.transactions += tables[schemas.TRANSACTIONS.name].num_rows
+        self.quarantined += tables[schemas.QUARANTINE.name].num_rows
         slots = [(_slot_of(record), record.block_hash) for record in records if record.state is not SlotState.REJECTED]
         return self._write_tables(key, slots, {name: [rows] for name, rows in tables.items()}, written)
 

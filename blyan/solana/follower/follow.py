@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -64,6 +65,8 @@ class Measures:
     sealed: int = 0
     handed_over: int = 0
     write_s: float = 0.0
+    lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+    """Seconds from the announcement of a slot until its rows could be read, of the last blocks."""
 
 
 class Follower:
@@ -97,9 +100,15 @@ class Follower:
         self.links = Links(0)
         self._pending: dict[int, RawRecord] = {}
         self._dead: set[int] = set()
+        self._announced_at: dict[int, float] = {}
         self._announced = asyncio.Event()
         self._finality_at = self._hand_over_at = float("-inf")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="landing")
+
+    @property
+    def reconnects(self) -> int:
+        """Times the stream was connected again."""
+        return self._stream.reconnects
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set.
@@ -124,7 +133,10 @@ class Follower:
 
     async def _listen(self) -> None:
         async for slot in self._stream.slots():
-            self.measures.announced = max(self.measures.announced, slot)
+            if slot > self.measures.announced:
+                self.measures.announced = slot
+                self._announced_at[slot] = self._clock()
+                self._announced_at.pop(slot - WINDOW, None)
             self._announced.set()
 
     async def _wait(self, stop: asyncio.Event) -> None:
@@ -257,6 +269,8 @@ class Follower:
         anchor = None if links.before is None else (links.before.slot, links.before.block_hash)
         began = time.perf_counter()
         await self._on_disk(lambda: self.landing.advance(records, self._dead, checkpoint=links.checkpoint, anchor=anchor, **marks))
+        readable = self._clock()
+        measures.lags_s.extend(readable - self._announced_at.pop(slot) for slot in self._pending if slot in self._announced_at)
         self._pending.clear()
         self._dead.clear()
         await self._on_disk(self._tidy)
