@@ -231,6 +231,21 @@ def follow() -> None:
     follow(load_settings(), _say)
 
 
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    chain_port: Annotated[int, typer.Option(help="Port of the embedded chain's RPC, where BLYAN_SOURCE is embedded.")] = 8899,
+    home: Annotated[str, typer.Option(help="Folder of Dagster's own records.")] = ".blyan/dagster",
+) -> None:
+    """Run everything: the chain if it is the embedded one, the follower, and Dagster with its UI. Ends with Ctrl-C."""
+    from pathlib import Path
+
+    from blyan.settings import load_settings
+    from blyan.up import up
+
+    up(load_settings(), _say, chain_port=chain_port, dagster_port=port, home=Path(home).absolute())
+
+
 def _say(line: str) -> None:
     """A line for people who watch a process, with the time."""
     from datetime import UTC, datetime

@@ -1,0 +1,138 @@
+"""Everything at once, on one machine: the chain if it is the embedded one, the follower, Dagster.
+
+Belongs here: which processes run, their output in one stream, starting a dead one again, ending them together. Does not belong
+here: what any of them does.
+
+Each child leads a process group of its own, so that ending it ends what it started. A child that dies is started again after
+a pause that doubles up to `PAUSE_CAP_S`, and is short again once it has lived for `STEADY_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blyan.errors import PermanentError
+from blyan.settings import Settings
+
+PAUSE_S, PAUSE_CAP_S, STEADY_S = 0.5, 30.0, 60.0
+
+END_S = 20.0
+"""Seconds a child has to end by itself."""
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process to keep running."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Path) -> list[Child]:
+    """What runs for these settings.
+
+    The embedded chain is served as a node, and read as one by all the others: history and tip are then one chain.
+    """
+    blyan = (sys.executable, "-m", "blyan.cli")
+    environment: dict[str, str] = {}
+    found = []
+    if settings.source == "embedded":
+        environment = {"BLYAN_SOURCE": "rpc", "BLYAN_RPC_URL": f"http://127.0.0.1:{chain_port}"}
+        rate = ("--transactions-per-slot", str(settings.embedded_transactions_per_slot), "--seed", str(settings.embedded_seed))
+        found.append(Child("chain", (*blyan, "localnet", "--port", str(chain_port), *rate)))
+    found.append(Child("follow", (*blyan, "follow"), environment))
+    dagster = (sys.executable, "-m", "dagster", "dev", "--workspace", str(REPOSITORY / "workspace.yaml"), "--port", str(dagster_port))
+    found.append(Child("dagster", dagster, {**environment, "DAGSTER_HOME": str(home)}))
+    return found
+
+
+async def keep_running(family: Sequence[Child], say: Callable[[str], None], stop: asyncio.Event) -> None:
+    """Run the children until `stop` is set, then end them, the last one first."""
+    tasks = [asyncio.create_task(_keep(child, say, stop)) for child in family]
+    try:
+        await stop.wait()
+    finally:
+        await asyncio.gather(*tasks)
+
+
+def up(settings: Settings, say: Callable[[str], None], *, chain_port: int, dagster_port: int, home: Path) -> None:
+    """Run everything until SIGINT or SIGTERM.
+
+    Raises:
+        PermanentError: Dagster's home cannot be made.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "dagster.yaml").write_bytes((REPOSITORY / "dagster.yaml").read_bytes())
+    except OSError as error:
+        raise PermanentError(
+            f"Dagster's home cannot be made: {error}", where=str(home), remedy="give a folder that can be written with --home"
+        ) from error
+    family = children(settings, chain_port=chain_port, dagster_port=dagster_port, home=home)
+    say(f"starting {', '.join(child.name for child in family)}; the graph will be at http://localhost:{dagster_port}")
+    asyncio.run(_up(family, say))
+    say("all ended")
+
+
+async def _up(family: Sequence[Child], say: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await keep_running(family, say, stop)
+
+
+async def _keep(child: Child, say: Callable[[str], None], stop: asyncio.Event) -> None:
+    pause = PAUSE_S
+    while not stop.is_set():
+        began = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            *child.command,
+            env={**os.environ, **child.environment, "PYTHONUNBUFFERED": "1"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        lines = asyncio.create_task(_pass_on(child.name, process, say))
+        ended = asyncio.create_task(process.wait())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not ended.done():
+            await _end(process)
+        await lines
+        if stop.is_set():
+            say(f"{child.name}: ended")
+            return
+        pause = PAUSE_S if time.monotonic() - began > STEADY_S else pause
+        say(f"{child.name}: ended by itself with {process.returncode}, starting it again in {pause:g} s")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        pause = min(2 * pause, PAUSE_CAP_S)
+
+
+async def _pass_on(name: str, process: asyncio.subprocess.Process, say: Callable[[str], None]) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        say(f"{name}: {line.decode(errors='replace').rstrip()}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask the child and all it started to end, and end what does not."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), END_S)
+            return
