@@ -1,0 +1,138 @@
+"""How fast the follower catches up with a chain that is far ahead: recorded blocks into the landing, on all cores.
+
+    python benchmarks/catch_up.py [--input FILE] [--slots 256]
+
+The block of FILE (a modern mainnet block of ../shared/data by default) stands at every slot, under hashes that link. The node
+answers from memory, so that what is measured is the follower: settling, normalising, writing, merging, sealing. Prints one
+JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+BLOCKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "solana" / "blocks"
+
+
+def main() -> None:
+    """Measure once."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--input", type=Path, help="a recorded block with encoding json")
+    arguments.add_argument("--slots", type=int, default=256)
+    given = arguments.parse_args()
+    path = given.input or next(iter(BLOCKS.glob("332254855-json-*")), None)
+    if path is None:
+        sys.exit(f"no recorded blocks in {BLOCKS}: give one with --input")
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(asyncio.run(measure(path, given.slots, folder))))
+
+
+async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
+    """The figures of catching up with so many slots."""
+    from blyan.lake import Lake
+    from blyan.solana.follower.follow import Follower
+    from blyan.solana.slots import Grid
+
+    node = RecordedNode(path, slots)
+    follower = Follower(node, node, Lake(folder), Grid(0, 1 << 40, 54_000))  # type: ignore[arg-type]
+    await follower.begin()
+    start, cpu = time.perf_counter(), time.process_time()
+    while follower.landing.head.checkpoint < slots:
+        await follower.step()
+    wall = time.perf_counter() - start
+    return {
+        "figure": "catch_up",
+        "kind": "measured",
+        "input": path.name,
+        "slots": slots,
+        "transactions": follower.landing.transactions,
+        "cores": os.cpu_count(),
+        "tx_per_wall_s": round(follower.landing.transactions / wall),
+        "tx_per_cpu_s": round(follower.landing.transactions / (time.process_time() - cpu)),
+        "json_mb_per_wall_s": round(follower.measures.payload_bytes / 1e6 / wall, 1),
+        "slots_per_wall_s": round(slots / wall, 1),
+        "times_mainnet_slots": round(slots / wall / 2.5, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+class RecordedNode:
+    """One recorded block at every slot, final up to the last; a stream that announces nothing."""
+
+    where = "recorded"
+    reconnects = 0
+
+    def __init__(self, path: Path, slots: int) -> None:
+        """Read the block, and cut it where its place in the chain stands."""
+        from blyan.solana.header import split
+
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        block = json.loads(next(iter(split(data))).data)
+        block |= {"parentSlot": 0, "blockhash": "@", "previousBlockhash": "@"}
+        order = ["blockhash", "previousBlockhash", "parentSlot", *block]
+        text = json.dumps({key: block[key] for key in dict.fromkeys(order)}, separators=(",", ":"), ensure_ascii=False).encode()
+        self._rest = text.partition(b'"parentSlot":0')[2]
+        self._last = slots - 1
+
+    async def slots(self) -> AsyncIterator[int]:
+        """Nothing, for ever."""
+        await asyncio.Event().wait()
+        yield 0
+
+    def _link(self, slot: int) -> object:
+        from blyan.solana.follower.links import Link
+
+        return Link(slot, f"{slot + 1:1>44}".replace("0", "z"), max(slot - 1, 0), f"{slot:1>44}".replace("0", "z"))
+
+    async def genesis_hash(self) -> str:
+        """Any."""
+        return "recorded"
+
+    async def first_available(self) -> int:
+        """Everything is there."""
+        return 0
+
+    async def tips(self) -> object:
+        """All of it is final."""
+        from blyan.solana.follower.node import Tips
+
+        # Following begins with the range of the final tip, which is the first one here.
+        return Tips(self._last, self._last, self._last)
+
+    async def listed(self, first: int, last: int, _: object) -> list[int]:
+        """No slot is skipped."""
+        return list(range(first, min(last, self._last) + 1))
+
+    async def link(self, slot: int, _: object) -> object:
+        """The place of a slot's block."""
+        return self._link(slot)
+
+    async def block(self, slot: int, _: object) -> object:
+        """The block, under the slot's own hashes."""
+        from blyan.solana.follower.node import Fetched
+        from blyan.solana.sources import RawRecord, SlotState
+
+        link = self._link(slot)
+        head = b'{"blockhash":"%s","previousBlockhash":"%s","parentSlot":%d' % (
+            link.block_hash.encode(),  # type: ignore[attr-defined]
+            link.parent_hash.encode(),  # type: ignore[attr-defined]
+            link.parent_slot,  # type: ignore[attr-defined]
+        )
+        payload = head + self._rest
+        record = RawRecord(slot, SlotState.PRESENT, "recorded", payload, block_hash=link.block_hash, parent_slot=link.parent_slot)  # type: ignore[attr-defined]
+        return Fetched(link, record)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
