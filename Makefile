@@ -7,7 +7,7 @@ HOME_OF_DAGSTER := $(CURDIR)/.blyan/dagster
 PARSED := $(VENV)/.dbt-parsed
 DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: demo test test-slow check dev bench install lock clean
+.PHONY: demo test test-slow simulate check dev bench install lock clean
 .DEFAULT_GOAL := demo
 
 ## install: .venv from the lock file, once; again only when the lock or the project's metadata changes
@@ -40,6 +40,10 @@ test: install
 ## test-slow: the slow tests
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not cloud"
+
+## simulate: the follower over ten thousand simulated chains (an hour or two)
+simulate: install
+	BLYAN_SEEDS=10000 $(BIN)/python -m pytest -x tests/integration/test_follower_simulation.py tests/integration/test_hand_over.py
 
 ## check: style, types, and whether the generated docs are fresh
 check: install
