@@ -300,7 +300,7 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, write
                 tally.quarantined += unplaced.num_rows
         for at in range(0, len(units), window):
             for unit, rows in _by_unit(lake, slots, units[at : at + window]):
-                with _collector_paused():
+                with collector_paused():
                     tables = normalise_unit(rows)
                 for name, made in tables.items():
                     stages[name].write(unit, made)
@@ -312,7 +312,7 @@ def _work(lake: Lake, slots: SlotRange, units: Sequence[str], window: int, write
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """No cyclic garbage collection meanwhile.
 
     A batch is a million objects without a cycle, and looking through them again and again took a fifth of the time

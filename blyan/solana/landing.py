@@ -34,7 +34,7 @@ from blyan.digest import UnitDigest, digest_partition, digest_unit, in_key_order
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Commit, Lake
 from blyan.schemas import RAW_BLOCKS, Table
-from blyan.solana.ingest import DERIVED, normalise_unit, raw_rows
+from blyan.solana.ingest import DERIVED, collector_paused, normalise_unit, raw_rows
 from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources import RawRecord, SlotState
 from blyan.stage import compression_of, conform, joined
@@ -333,7 +333,8 @@ class Landing:
 
     def _write(self, key: str, records: list[RawRecord], written: list[str]) -> Segment:
         raw = raw_rows(records, self._source)
-        tables = {RAW_BLOCKS.name: raw, **normalise_unit(raw.to_pylist())}
+        with collector_paused():
+            tables = {RAW_BLOCKS.name: raw, **normalise_unit(raw.to_pylist())}
         self.transactions += tables[schemas.TRANSACTIONS.name].num_rows
         self.quarantined += tables[schemas.QUARANTINE.name].num_rows
         slots = [(_slot_of(record), record.block_hash) for record in records if record.state is not SlotState.REJECTED]
