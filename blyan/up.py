@@ -20,41 +20,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blyan.errors import PermanentError
+from blyan.lake import Lake
 from blyan.settings import Settings
+from blyan.solana.landing import read_head
 
 PAUSE_S, PAUSE_CAP_S, STEADY_S = 0.5, 30.0, 60.0
 
 END_S = 20.0
 """Seconds a child has to end by itself."""
 
+HORIZON_SLOT = 100_000
+"""The grid's end for the embedded chain, at least: eleven hours of slots, and a thousand ranges of the default width."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to keep running."""
+    """A process to keep running. `late` gives the arguments that are known only when it starts."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    late: Callable[[], tuple[str, ...]] = tuple
 
 
 def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Path) -> list[Child]:
     """What runs for these settings.
 
-    The embedded chain is served as a node, and read as one by all the others: history and tip are then one chain.
+    The embedded chain is served as a node, and read as one by all the others: history and tip are then one chain. It has no
+    memory, so it begins again where the landing's checkpoint is: hashes link on, balances start afresh.
     """
     blyan = (sys.executable, "-m", "blyan.cli")
     environment: dict[str, str] = {}
     found = []
     if settings.source == "embedded":
-        environment = {"BLYAN_SOURCE": "rpc", "BLYAN_RPC_URL": f"http://127.0.0.1:{chain_port}"}
+        environment = {
+            "BLYAN_SOURCE": "rpc",
+            "BLYAN_RPC_URL": f"http://127.0.0.1:{chain_port}",
+            "BLYAN_HORIZON_SLOT": str(max(settings.horizon_slot, HORIZON_SLOT)),
+        }
         rate = ("--transactions-per-slot", str(settings.embedded_transactions_per_slot), "--seed", str(settings.embedded_seed))
-        found.append(Child("chain", (*blyan, "localnet", "--port", str(chain_port), *rate)))
+        found.append(Child("chain", (*blyan, "localnet", "--port", str(chain_port), *rate), late=lambda: _from_checkpoint(settings)))
     found.append(Child("follow", (*blyan, "follow"), environment))
     dagster = (sys.executable, "-m", "dagster", "dev", "--workspace", str(REPOSITORY / "workspace.yaml"), "--port", str(dagster_port))
     found.append(Child("dagster", dagster, {**environment, "DAGSTER_HOME": str(home)}))
     return found
+
+
+def _from_checkpoint(settings: Settings) -> tuple[str, ...]:
+    head = read_head(Lake.from_settings(settings))
+    return ("--first-slot", str(head.checkpoint if head else settings.first_slot))
 
 
 async def keep_running(family: Sequence[Child], say: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -98,6 +114,7 @@ async def _keep(child: Child, say: Callable[[str], None], stop: asyncio.Event) -
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *child.command,
+            *child.late(),
             env={**os.environ, **child.environment, "PYTHONUNBUFFERED": "1"},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
