@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from solders.transaction_status import UiTransactionStatusMeta
 from blyan.errors import BadRecordError, PermanentError
 from blyan.solana import base58
 from blyan.solana.slots import epoch_of
-from blyan.solana.traffic import TOKEN_PROGRAMS, VOTE_PROGRAM, Traffic
+from blyan.solana.traffic import TOKEN_PROGRAMS, VOTE_PROGRAM, Traffic, TrafficState
 
 DOMAIN = "blyan embedded chain 1"
 """Part of every hash of the chain. Raise the number when a change gives a seed other blocks."""
@@ -86,6 +86,10 @@ class Schedule:
         """Hash of the slot's block."""
         return Hash(self.digest("block", slot))
 
+    def draw(self, slot: int) -> bytes:
+        """What the slot's traffic is drawn from."""
+        return self.digest("transactions", slot)
+
     def _skipped_in(self, group: int) -> tuple[int, int]:
         # Two of every hundred slots, half the time side by side, never the first: so that heights need no counting.
         draw = self.digest("skip", group)
@@ -120,6 +124,14 @@ class _Snapshot(NamedTuple):
     token: dict[str, Any] | None
 
 
+class Simulation(NamedTuple):
+    """What a transaction would do: its error in the form of RPC, its log, and its compute units."""
+
+    error: Any
+    logs: list[str]
+    compute_units: int
+
+
 class EmbeddedChain:
     """A chain from genesis onward. Slots are produced in ascending order, each once.
 
@@ -128,21 +140,33 @@ class EmbeddedChain:
         traffic: the chain's own wallets and validators.
         rejected: signature and error (RPC form) of each transaction of the last block that paid no fee and is
             therefore not in it.
+        written: accounts that the last block may have written; before the first block, those of genesis.
     """
 
-    def __init__(self, seed: int, transactions_per_slot: int) -> None:
-        self.schedule = Schedule(seed, transactions_per_slot)
+    def __init__(self, seed: int, transactions_per_slot: int, schedule: Schedule | None = None) -> None:
+        """Execute genesis.
+
+        Args:
+            seed: of everything about the chain.
+            transactions_per_slot: of the chain's own.
+            schedule: another one than the seed's, such as that of a chain with forks.
+        """
+        self.schedule = schedule or Schedule(seed, transactions_per_slot)
         self.rejected: list[tuple[str, Any]] = []
+        self.written: set[Pubkey] = set()
         self._pending: list[VersionedTransaction] = []
         self._snapshots: dict[str, _Snapshot] = {}
         self._first_ancestor: int | None = None
-        self._svm = LiteSVM().with_blockhash_check(False).with_sigverify(False)
+        # Without a history of its own: a transaction of a block that was rolled back may be executed again.
+        self._svm = LiteSVM().with_blockhash_check(False).with_sigverify(False).with_transaction_history(0)
         self._svm.warp_to_slot(0)
         self.traffic = Traffic(self.schedule.digest("traffic"), self._svm)
         for key, account in self.traffic.genesis_accounts():
             self._svm.set_account(key, account)
+            self.written.add(key)
         for transaction in self.traffic.genesis_transactions(self.schedule.block_hash(0)):
             outcome = self._svm.send_transaction(transaction)
+            self.written.update(transaction.message.account_keys)
             if isinstance(outcome, FailedTransactionMetadata):
                 raise PermanentError(
                     f"the runtime refused a genesis transaction: {outcome.err()}",
@@ -189,11 +213,12 @@ class EmbeddedChain:
         self._svm.set_clock(Clock(slot, GENESIS_TIME, epoch, epoch + 1, schedule.time(slot)))
         self._svm.set_slot_hashes([(earlier, schedule.block_hash(earlier)) for earlier in ancestors])
 
-        draw = schedule.digest("transactions", slot)
+        draw = schedule.draw(slot)
         transactions = self.traffic.transactions(schedule.transactions_per_slot, draw, slot, tower, previous, schedule.time(slot))
         transactions += self._pending
         self._pending = []
         self.rejected = []
+        self.written = set()
         entries, reward = [], 0
         for transaction in transactions:
             entry = self._execute(transaction)
@@ -212,6 +237,28 @@ class EmbeddedChain:
             }
         )
 
+    def account(self, key: Pubkey) -> Account | None:
+        """The account after the last block."""
+        return self._svm.get_account(key)
+
+    def rent(self, size: int) -> int:
+        """Lamports that exempt an account of this many bytes of data from rent."""
+        return int(self._svm.minimum_balance_for_rent_exemption(size))
+
+    def simulate(self, transaction: VersionedTransaction) -> Simulation:
+        """What the transaction would do after the last block; nothing changes."""
+        outcome = self._svm.simulate_transaction(transaction)
+        failed = isinstance(outcome, FailedTransactionMetadata)
+        result = outcome.meta()
+        return Simulation(_rpc_error(outcome) if failed else None, result.logs(), result.compute_units_consumed())
+
+    def roll_back(self, accounts: Mapping[Pubkey, Account | None], traffic: TrafficState) -> None:
+        """Undo blocks: their accounts become these, the traffic goes on from `traffic`. Deployed programs stay loaded."""
+        for key, account in accounts.items():
+            self._svm.set_account(key, account or Account(0, b"", Pubkey.default()))
+            self._snapshots.pop(str(key), None)
+        self.traffic.state = traffic
+
     def _pay_leader(self, slot: int, lamports: int) -> dict[str, Any]:
         # LiteSVM destroys the fees it charges: the leader's share is paid here.
         validators = self.traffic.validators
@@ -220,6 +267,7 @@ class EmbeddedChain:
         balance = self._svm.get_balance(leader) + lamports
         self._svm.set_account(leader, Account(balance, b"", Pubkey.default()))
         self._snapshots.pop(str(leader), None)
+        self.written.add(leader)
         return {"pubkey": str(leader), "lamports": lamports, "postBalance": balance, "rewardType": "Fee", "commission": None}
 
     def _execute(self, transaction: VersionedTransaction) -> dict[str, Any] | None:
@@ -240,6 +288,7 @@ class EmbeddedChain:
         outcome = self._svm.send_transaction(transaction)
         for key in writable:
             self._snapshots.pop(str(key), None)
+        self.written.update(writable)
         after = [self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
         failed = isinstance(outcome, FailedTransactionMetadata)
         error = _rpc_error(outcome) if failed else None

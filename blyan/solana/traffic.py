@@ -176,6 +176,10 @@ def _tower_sync(slots: Sequence[int], root: int | None, bank_hash: Hash, time: i
     return bytes(data) + bytes(bank_hash) + b"\1" + struct.pack("<q", time) + bytes(bank_hash)
 
 
+TrafficState = tuple[tuple[Signer, Mint], ...]
+"""What traffic remembers from slot to slot: the guests that may leave."""
+
+
 class Traffic:
     """Wallets and validators drawn from a seed, and the transactions they sign.
 
@@ -226,6 +230,15 @@ class Traffic:
             self._move_the_vast: 4,
             self._fail: 11,
         }
+
+    @property
+    def state(self) -> TrafficState:
+        """What the next slots depend on besides accounts; set it to go on from an earlier one."""
+        return tuple(self._guests)
+
+    @state.setter
+    def state(self, state: TrafficState) -> None:
+        self._guests = list(state)
 
     def genesis_accounts(self) -> Iterator[tuple[Pubkey, Account]]:
         """Accounts that exist before the first transaction: holders of SOL, and the lookup table."""
