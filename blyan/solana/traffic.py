@@ -271,6 +271,11 @@ class Traffic:
                 account = _token_account(wallet.key, mint)
                 yield sign([_open(self.treasury, wallet.key, mint), _mint_to(mint, self.treasury, account, held)], self.treasury)
 
+    def grant(self, key: Pubkey, lamports: int, blockhash: Hash, number: int) -> VersionedTransaction:
+        """A transfer from the treasury; `number` tells apart those that are otherwise alike."""
+        instructions = [set_compute_unit_price(number), _pay(self.treasury, key, lamports)]
+        return _sign(Message.new_with_blockhash(instructions, self.treasury.key, blockhash), [self.treasury])
+
     def transactions(self, count: int, draw: bytes, slot: int, tower: Sequence[int], previous: Hash, time: int) -> list[VersionedTransaction]:
         """The slot's signed transactions, `count` of them.
 
