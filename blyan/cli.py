@@ -53,6 +53,44 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
     del debug
 
 
+# A chain to read
+
+
+@app.command()
+def localnet(
+    port: Annotated[int, typer.Option(min=0, max=65_534, help="Port of JSON-RPC; WebSocket is at the next one. 0: two free ones.")] = 8899,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    slot_ms: Annotated[float, typer.Option(min=0, help="Milliseconds of a slot. 0: as fast as it goes.")] = 400,
+    transactions_per_slot: Annotated[int | None, typer.Option(min=0, help="The chain's own traffic. Unset: as the embedded source.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the chain. Unset: as the embedded source.")] = None,
+    first_slot: Annotated[int, typer.Option(min=0, help="Slot at which the chain starts.")] = 0,
+    horizon_slot: Annotated[int | None, typer.Option(min=1, help="Slot before which everything is finalized and the chain stops.")] = None,
+    finality_depth: Annotated[int, typer.Option(min=1, help="Blocks from the tip down to the newest finalized one.")] = 31,
+    skip_share: Annotated[float, typer.Option(min=0, max=1, help="Share of slots that are skipped, besides the 2 % of the chain.")] = 0,
+    fork_share: Annotated[float, typer.Option(min=0, max=1, help="Share of slots at which a fork begins that later dies.")] = 0,
+) -> None:
+    """Serve the embedded chain as a Solana node: JSON-RPC over HTTP and WebSocket, until Ctrl-C."""
+    import asyncio
+
+    from blyan.settings import load_settings
+    from blyan.solana.localnet.ledger import Plan
+    from blyan.solana.localnet.server import Options, serve
+
+    settings = load_settings()
+    chosen = Options(
+        port=port,
+        host=host,
+        slot_ms=slot_ms,
+        transactions_per_slot=settings.embedded_transactions_per_slot if transactions_per_slot is None else transactions_per_slot,
+        seed=settings.embedded_seed if seed is None else seed,
+        first_slot=first_slot,
+        horizon_slot=horizon_slot,
+        finality_depth=finality_depth,
+        plan=Plan(skip_share=skip_share, fork_share=fork_share),
+    )
+    asyncio.run(serve(chosen, lambda line: print(line, flush=True)))
+
+
 # Making
 
 

@@ -55,7 +55,8 @@ class View:
         Raises:
             RpcError: one of them is not known.
         """
-        encoding, details = options.get("encoding") or "json", options.get("transactionDetails") or "full"
+        encoding: Any = options.get("encoding") or "json"
+        details: Any = options.get("transactionDetails") or "full"
         rewards, version = options.get("rewards", options.get("showRewards")), options.get("maxSupportedTransactionVersion")
         if encoding not in get_args(Encoding):
             raise errors.invalid_params(f"Invalid params: unknown variant `{encoding}`, expected one of {', '.join(get_args(Encoding))}.")
