@@ -74,7 +74,8 @@ class Fork:
         first: its first slot.
         length: slots; fewer than the finality depth.
         replaced: the dead slots get other blocks; otherwise they are skipped.
-        lands: what it held comes again in the slot after it, as far as it still can; otherwise it is gone for good.
+        lands: what it held comes again in the slot after it, as far as it still can; otherwise it is gone for good, but for votes:
+            a validator that votes for the same parent in the same second signs the same transaction again.
     """
 
     first: int
