@@ -52,7 +52,7 @@ class Options:
     Attributes:
         port: of JSON-RPC over HTTP; WebSocket is at the next one, as on real nodes. 0 takes two free ones. Either serves both.
         host: address to listen at.
-        slot_ms: milliseconds of a slot; 0 is as fast as it goes; None moves only when told to.
+        slot_ms: milliseconds of a slot; 0 is as fast as it goes; None is held from the start, and as fast as it goes once resumed.
         transactions_per_slot, seed: of the chain, as `blyan.solana.embedded` has them.
         first_slot: where the chain starts.
         horizon_slot: the slot that is never produced: everything before it is finalized, and the chain stands still.
