@@ -33,15 +33,18 @@ from solders.transaction import VersionedTransaction
 from solders.transaction_status import TransactionConfirmationStatus, TransactionDetails
 from websockets.exceptions import ConnectionClosed
 
+from blyan import schemas
 from blyan.errors import SettingError
+from blyan.solana.decode import decode
 from blyan.solana.embedded import Schedule
 from blyan.solana.localnet.faults import Faults
 from blyan.solana.localnet.ledger import Commitment, Fork, Plan
 from blyan.solana.localnet.server import Localnet, Options, running
+from blyan.solana.normalise import normalise
 from blyan.solana.programs import VOTE
 from blyan.solana.slots import SlotRange
-from blyan.solana.sources import SlotState
-from blyan.solana.sources.embedded import EmbeddedSource
+from blyan.solana.sources import Format, SlotState
+from blyan.solana.sources.embedded import SLOTS_PER_SEGMENT, EmbeddedSource
 from blyan.solana.sources.rpc import RpcSource
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,9 +65,9 @@ def localnet() -> Iterator[Localnet]:
 
 @pytest.fixture(scope="module")
 def still() -> Iterator[Localnet]:
-    """The same, for tests that only read."""
+    """One for tests that only read, at slot 89: a whole segment of the embedded source is finalized."""
     with running(Options(slot_ms=None, seed=SEED, transactions_per_slot=TRANSACTIONS)) as net:
-        net.advance_to(49)
+        net.advance_to(89)
         yield net
 
 
@@ -342,7 +345,7 @@ def test_a_node_that_lags_answers_as_it_would_have(localnet):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_rpc_source_reads_what_the_embedded_source_has(still, encoding):
-    slots = SlotRange(0, 15)
+    slots = SlotRange(0, SLOTS_PER_SEGMENT - 1)
     ours = list(EmbeddedSource(SEED, TRANSACTIONS, 100).read(slots))
     read = list(RpcSource(still.http_url, encoding=encoding).read(slots))
     assert [(record.slot, record.state, record.block_hash, record.parent_slot) for record in read] == [
@@ -350,6 +353,11 @@ def test_the_rpc_source_reads_what_the_embedded_source_has(still, encoding):
     ]
     if encoding == "json":
         assert [record.payload for record in read] == [record.payload for record in ours]
+    blocks = [[decode(record.slot, record.payload, Format.GET_BLOCK) for record in records if record.payload] for records in (ours, read)]
+    rows = [normalise(each) for each in blocks]
+    for table in schemas.NORMALISED:
+        mine, theirs = (each[table.name].cast(table.arrow_schema()) for each in rows)
+        assert mine.equals(theirs), table.name
 
 
 def test_the_rpc_source_reads_past_the_tip_as_unknown(still):
@@ -730,6 +738,20 @@ def test_a_plan_that_cannot_be_is_told_to_whoever_waits():
     plan.add(Fork(3, 100))
     with running(Options(slot_ms=None, plan=plan, faults=Faults())) as net, pytest.raises(SettingError, match="a fork of 100 slots"):
         net.advance(5)
+
+
+def test_a_chain_that_fails_by_the_clock_says_so_at_the_end():
+    plan = Plan()
+    plan.add(Fork(3, 100))
+
+    def run() -> None:
+        with running(Options(slot_ms=0, plan=plan)) as net:
+            with pytest.raises(SettingError):
+                net.finished()
+            assert call(net, "getHealth")["result"] == "ok"
+
+    with pytest.raises(SettingError, match="a fork of 100 slots from 3 on"):
+        run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

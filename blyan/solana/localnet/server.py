@@ -150,15 +150,27 @@ class Server:
         return int(runner.addresses[-1][1])
 
     async def stop(self) -> None:
-        """Close every connection and end the chain. Safe to call twice, and where `start` failed."""
+        """Close every connection and end the chain. Safe to call where `start` failed.
+
+        Raises:
+            PermanentError: the chain had failed while it ran.
+        """
         self._stopping.set()
-        if self._clock is not None:
-            self._clock.cancel()
-            await asyncio.gather(self._clock, return_exceptions=True)
+        ended = await self._stop_clock()
         self.drop_connections()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.to_thread(self._chain.shutdown)
+        if isinstance(ended, Exception):
+            raise ended
+
+    async def _stop_clock(self) -> BaseException | None:
+        """Stop having slots; what ended the clock."""
+        if self._clock is None:
+            return None
+        self._clock.cancel()
+        (ended,) = await asyncio.gather(self._clock, return_exceptions=True)
+        return ended
 
     async def finished(self) -> None:
         """Wait until the chain has failed, and raise why. A chain that does not fail is waited for without end."""
@@ -320,7 +332,8 @@ class Localnet:
 
     def advance(self, slots: int = 1) -> list[Progress]:
         """Have the next slots now; what each changed."""
-        return self._wait(self._server.advance(slots))
+        # One by one, so that the longest wait is for one slot.
+        return [progress for _ in range(slots) for progress in self._wait(self._server.advance(1))]
 
     def advance_to(self, slot: int) -> list[Progress]:
         """Have every slot up to this one, if it is still to come."""
@@ -337,6 +350,10 @@ class Localnet:
     def resume(self) -> None:
         """Have slots by the clock again."""
         self._loop.call_soon_threadsafe(self._server.resume)
+
+    def finished(self) -> None:
+        """Wait until the chain has failed, and raise why; at most a minute."""
+        self._wait(self._server.finished())
 
     def drop_connections(self) -> None:
         """Cut every WebSocket, without a word."""
@@ -370,10 +387,12 @@ def running(options: Options | None = None) -> Iterator[Localnet]:
         wait(server.start())
         yield Localnet(server, loop)
     finally:
-        wait(server.stop())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        try:
+            wait(server.stop())
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
 
 
 async def serve(options: Options, say: Callable[[str], None]) -> None:
