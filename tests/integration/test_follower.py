@@ -1,0 +1,181 @@
+"""`blyan follow` as a process, against a chain with every fault that a node can have."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from blyan import schemas
+from blyan.lake import Lake
+from blyan.query import engine
+from blyan.solana.ingest import land, normalise_range
+from blyan.solana.landing import Head, land_sealed, read_head
+from blyan.solana.localnet.server import Localnet, Options, running
+from blyan.solana.slots import Grid, SlotRange
+from blyan.solana.sources.rpc import RpcSource
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WAIT_S = 60.0
+GRID = Grid(0, 100_000, 16)
+
+
+@contextmanager
+def following(lake: Path, localnet: Localnet, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """A follower of its own process; ended by a signal if it still runs."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BLYAN_")}
+    environment = clean | {
+        "PYTHONPATH": str(REPOSITORY),
+        "BLYAN_LAKE": str(lake),
+        "BLYAN_RPC_URL": localnet.http_url,
+        "BLYAN_WEBSOCKET_URL": localnet.ws_url,
+        "BLYAN_HORIZON_SLOT": str(GRID.horizon_slot),
+        "BLYAN_SLOTS_PER_RANGE": str(GRID.slots_per_range),
+        **settings,
+    }
+    process = subprocess.Popen([sys.executable, "-m", "blyan.cli", "follow"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT_S)
+
+
+def until(lake: Lake, reached: Callable[[Head], bool], process: subprocess.Popen[str] | None = None) -> Head:
+    """The first head for which this holds."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        head = read_head(lake)
+        if head is not None and reached(head):
+            return head
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the follower ended with {process.returncode}: {process.stderr.read() if process.stderr else ''}")
+        time.sleep(0.02)
+    raise AssertionError(f"not within {WAIT_S:g} s; the head is {read_head(lake)}")
+
+
+def finalized(localnet: Localnet) -> int:
+    """The newest slot that the node calls final."""
+    return RpcSource(localnet.http_url).check().last_slot or 0
+
+
+def check_against_the_chain(lake: Lake, localnet: Localnet, checkpoint: int) -> None:
+    """What is final is what another reader of the same node finds: every slot, block and transaction."""
+    chosen = SlotRange(0, checkpoint - 1)
+    other = Lake(f"{lake.root}-again")
+    land(other, RpcSource(localnet.http_url), chosen)
+    normalise_range(other, chosen)
+    queries = {
+        schemas.COMPLETENESS: f"select slot, state, block_hash, transactions from solana.completeness where slot < {checkpoint} order by slot",
+        schemas.TRANSACTIONS: f"select block_slot, index, signature, fee from solana.transactions where block_slot < {checkpoint} order by 1, 2",
+    }
+    for table, query in queries.items():
+        found = []
+        for place in (lake, other):
+            with engine.connect(place, tables=[table]) as connection:
+                found.append(connection.execute(query).fetchall())
+        assert found[0] == found[1]
+        assert found[0]
+
+
+def test_slots_are_followed_sealed_and_taken_over_by_the_lake(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    with running(Options(slot_ms=None, transactions_per_slot=6, seed=3)) as localnet:
+        localnet.advance(5)
+        with following(tmp_path / "lake", localnet) as process:
+            until(lake, lambda head: head.confirmed >= 3, process)
+            localnet.advance(60)
+            final = finalized(localnet)
+            head = until(lake, lambda head: head.checkpoint > final and len([landed for landed in head.ranges if landed.sealed]) >= 1, process)
+            check_against_the_chain(lake, localnet, head.checkpoint)
+            key = next(landed.key for landed in head.ranges if landed.sealed)
+            assert land_sealed(lake, GRID.range_of(key)) is not None
+            normalise_range(lake, GRID.range_of(key))
+            head = until(lake, lambda head: key not in head.range_keys(), process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_S) == 0
+
+
+def test_a_follower_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    lake, draw = Lake(str(tmp_path / "lake")), random.Random(11)
+    with running(Options(slot_ms=None, transactions_per_slot=4, seed=5, finality_depth=6)) as localnet:
+        localnet.plan.skip_share, localnet.plan.fork_share = 0.1, 0.1
+        localnet.advance(4)
+        for _ in range(5):
+            with following(tmp_path / "lake", localnet) as process:
+                before = read_head(lake)
+                localnet.advance(draw.randrange(4, 12))
+                generation = before.generation if before else 0
+                until(lake, lambda head, least=generation + draw.randrange(1, 4): head.generation >= least, process)  # type: ignore[misc]
+                process.kill()
+        localnet.advance(12)
+        with following(tmp_path / "lake", localnet) as process:
+            final = finalized(localnet)
+            head = until(lake, lambda head: head.checkpoint > final, process)
+        check_against_the_chain(lake, localnet, head.checkpoint)
+
+
+def test_a_node_with_every_fault_is_followed_all_the_same(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    with running(Options(slot_ms=40, transactions_per_slot=3, seed=9, finality_depth=8)) as localnet:
+        localnet.plan.skip_share, localnet.plan.fork_share = 0.1, 0.1
+        faults = localnet.faults
+        faults.drop_slots = faults.duplicate_slots = faults.reorder_slots = 0.2
+        faults.refuse_every, faults.retry_after_s, faults.break_every = 17, None, 23
+        with following(tmp_path / "lake", localnet, BLYAN_RPC_TIMEOUT_S="2") as process:
+            until(lake, lambda head: head.checkpoint > 10, process)
+            localnet.drop_connections()
+            faults.unready_blocks = 4
+            until(lake, lambda head: head.checkpoint > 25, process)
+            faults.half_open = True
+            standing = until(lake, lambda head: True)
+            localnet.advance(20)
+            faults.half_open = False
+            until(lake, lambda head: head.checkpoint > standing.checkpoint + 20, process)
+            faults.lag_blocks = 5
+            head = until(lake, lambda head: head.checkpoint > standing.checkpoint + 40, process)
+            faults.lag_blocks = faults.refuse_every = faults.break_every = 0
+            localnet.hold()
+            check_against_the_chain(lake, localnet, head.checkpoint)
+
+
+def test_another_chain_is_refused(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.pin("genesis_hash", "another chain")
+    with running(Options(slot_ms=None, transactions_per_slot=1)) as localnet, following(tmp_path / "lake", localnet) as process:
+        _, words = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 1
+        assert "genesis hash" in words
+        assert read_head(lake) is None
+
+
+def test_metrics_are_served(tmp_path: Path, free_port: int) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    with running(Options(slot_ms=None, transactions_per_slot=2)) as localnet:
+        localnet.advance(5)
+        with following(tmp_path / "lake", localnet, BLYAN_METRICS_PORT=str(free_port)) as process:
+            until(lake, lambda head: head.confirmed >= 3, process)
+            text = urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=WAIT_S).read().decode()
+    values = dict(line.split() for line in text.splitlines() if line and not line.startswith("#"))
+    assert float(values["blyan_blocks_total"]) >= 3
+    assert float(values["blyan_slot_confirmed"]) >= 3
+    assert float(values["blyan_quarantined_total"]) == 0
+
+
+@pytest.fixture
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
