@@ -66,6 +66,7 @@ def localnet(
     first_slot: Annotated[int, typer.Option(min=0, help="Slot at which the chain starts.")] = 0,
     horizon_slot: Annotated[int | None, typer.Option(min=1, help="Slot before which everything is finalized and the chain stops.")] = None,
     finality_depth: Annotated[int, typer.Option(min=1, help="Blocks from the tip down to the newest finalized one.")] = 31,
+    ledger_mib: Annotated[int, typer.Option(min=1, help="MiB of compressed blocks to keep; older ones are pruned.")] = 256,
     skip_share: Annotated[float, typer.Option(min=0, max=1, help="Share of slots that are skipped, besides the 2 % of the chain.")] = 0,
     fork_share: Annotated[float, typer.Option(min=0, max=1, help="Share of slots at which a fork begins that later dies.")] = 0,
 ) -> None:
@@ -86,6 +87,7 @@ def localnet(
         first_slot=first_slot,
         horizon_slot=horizon_slot,
         finality_depth=finality_depth,
+        ledger_bytes=ledger_mib << 20,
         plan=Plan(skip_share=skip_share, fork_share=fork_share),
     )
     asyncio.run(serve(chosen, lambda line: print(line, flush=True)))

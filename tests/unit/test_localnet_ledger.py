@@ -161,8 +161,8 @@ def test_a_fork_may_be_confirmed_and_still_die_but_never_finalized():
     confirmed = [block for turn in turns for block in turn.confirmed if block.is_dead]
     assert slots_of(confirmed) == [10, 11]
     assert not any(block.is_dead for turn in turns for block in turn.finalized)
-    with pytest.raises(SettingError, match="a fork of 4 slots from 40 on cannot die"):
-        run_to(a_ledger(Fork(40, 4), finality_depth=4), 50)
+    with pytest.raises(SettingError, match="a fork of 5 slots from 40 on cannot die"):
+        run_to(a_ledger(Fork(40, 5), finality_depth=4), 50)
 
 
 def a_transfer(ledger: Ledger, number: int = 0, to: Pubkey | None = None) -> VersionedTransaction:
@@ -218,10 +218,10 @@ def test_a_transaction_is_executed_once_however_often_it_is_sent():
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32), skip_share=st.floats(0, 0.4), fork_share=st.floats(0, 0.5))
-def test_whatever_befalls_it_the_chain_is_one_chain(seed, skip_share, fork_share):
+@given(seed=st.integers(0, 2**32), depth=st.integers(1, 7), skip_share=st.floats(0, 0.4), fork_share=st.floats(0, 0.5))
+def test_whatever_befalls_it_the_chain_is_one_chain(seed, depth, skip_share, fork_share):
     def chain() -> Ledger:
-        return Ledger(seed=seed, transactions_per_slot=2, finality_depth=6, plan=Plan(skip_share=skip_share, fork_share=fork_share))
+        return Ledger(seed=seed, transactions_per_slot=2, finality_depth=depth, plan=Plan(skip_share=skip_share, fork_share=fork_share))
 
     ledger, root = chain(), -1
     for turn in run_to(ledger, 60):

@@ -39,8 +39,8 @@ from blyan.solana.traffic import TrafficState
 CONFIRMATION_DEPTH, FINALITY_DEPTH = 1, 31
 """Blocks from the tip down to the newest confirmed and the newest finalized one, as a healthy mainnet has them."""
 
-LEDGER_BYTES = 512 << 20
-"""Bytes of compressed blocks after which the oldest finalized ones are pruned."""
+LEDGER_BYTES = 256 << 20
+"""Bytes of compressed blocks after which the oldest finalized ones are pruned. With the indexes it is 2.6 times as much memory."""
 
 BLOCKHASH_AGE = 150
 """Blocks for which a blockhash can be named as recent (Agave, MAX_PROCESSING_AGE)."""
@@ -72,7 +72,7 @@ class Fork:
 
     Attributes:
         first: its first slot.
-        length: slots; fewer than the finality depth.
+        length: slots; no more than the finality depth.
         replaced: the dead slots get other blocks; otherwise they are skipped.
         lands: what it held comes again in the slot after it, as far as it still can; otherwise it is gone for good, but for votes:
             a validator that votes for the same parent in the same second signs the same transaction again.
@@ -108,11 +108,11 @@ class Plan:
         """True where the plan leaves the slot without a block."""
         return slot in self.skips or _share(schedule.digest("plan skip", slot)) < self.skip_share
 
-    def fork_at(self, slot: int, schedule: Schedule) -> Fork | None:
-        """The fork that begins at the slot."""
+    def fork_at(self, slot: int, schedule: Schedule, longest: int) -> Fork | None:
+        """The fork that begins at the slot; one that is drawn is not longer than `longest`."""
         draw = schedule.digest("plan fork", slot)
-        if slot not in self.forks and _share(draw) < self.fork_share:
-            return Fork(slot, 1 + draw[8] % 3, replaced=draw[9] % 2 == 0, lands=draw[10] % 2 == 0)
+        if longest > 0 and slot not in self.forks and _share(draw) < self.fork_share:
+            return Fork(slot, 1 + draw[8] % min(3, longest), replaced=draw[9] % 2 == 0, lands=draw[10] % 2 == 0)
         return self.forks.get(slot)
 
 
@@ -387,9 +387,9 @@ class Ledger:
     def _fate(self, slot: int) -> None:
         """Let the plan skip the slot or put it on a fork."""
         if self._fork is None:
-            self._fork = self.plan.fork_at(slot, self.schedule)
+            self._fork = self.plan.fork_at(slot, self.schedule, self.finality_depth)
             self._before_fork = self._runtime.traffic.state
-            if self._fork is not None and not 0 < self._fork.length < max(self.finality_depth, 2):
+            if self._fork is not None and not 0 < self._fork.length <= self.finality_depth:
                 raise SettingError(
                     f"a fork of {self._fork.length} slots from {slot} on cannot die: finality comes after {self.finality_depth} blocks",
                     where="localnet",
