@@ -49,7 +49,8 @@ def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Pa
     """What runs for these settings.
 
     The embedded chain is served as a node, and read as one by all the others: history and tip are then one chain. It has no
-    memory, so it begins again where the landing's checkpoint is: hashes link on, balances start afresh.
+    memory, so it begins again where the landing's checkpoint is: hashes link on, balances start afresh. It is another chain
+    than the embedded block source, and has a lake of its own.
     """
     blyan = (sys.executable, "-m", "blyan.cli")
     environment: dict[str, str] = {}
@@ -57,6 +58,7 @@ def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Pa
     if settings.source == "embedded":
         environment = {
             "BLYAN_SOURCE": "rpc",
+            "BLYAN_LAKE": live_lake(settings),
             "BLYAN_RPC_URL": f"http://127.0.0.1:{chain_port}",
             "BLYAN_HORIZON_SLOT": str(max(settings.horizon_slot, HORIZON_SLOT)),
         }
@@ -68,8 +70,13 @@ def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Pa
     return found
 
 
+def live_lake(settings: Settings) -> str:
+    """The lake that is filled: that of the settings, or where the chain is the embedded one, another beside it."""
+    return f"{settings.lake}-live" if settings.source == "embedded" else settings.lake
+
+
 def _from_checkpoint(settings: Settings) -> tuple[str, ...]:
-    head = read_head(Lake.from_settings(settings))
+    head = read_head(Lake.from_settings(settings.model_copy(update={"lake": live_lake(settings)})))
     return ("--first-slot", str(head.checkpoint if head else settings.first_slot))
 
 
@@ -97,6 +104,7 @@ def up(settings: Settings, say: Callable[[str], None], *, chain_port: int, dagst
         ) from error
     family = children(settings, chain_port=chain_port, dagster_port=dagster_port, home=home)
     say(f"starting {', '.join(child.name for child in family)}; the graph will be at http://localhost:{dagster_port}")
+    say(f"to look at it from another shell: BLYAN_LAKE={live_lake(settings)} blyan status")
     asyncio.run(_up(family, say))
     say("all ended")
 

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,10 @@ def check_against_the_chain(lake: Lake, localnet: Localnet, checkpoint: int) -> 
         assert found[0]
 
 
+def _has_generation(least: int, head: Head) -> bool:
+    return head.generation >= least
+
+
 def test_slots_are_followed_sealed_and_taken_over_by_the_lake(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     with running(Options(slot_ms=None, transactions_per_slot=6, seed=3)) as localnet:
@@ -115,8 +120,8 @@ def test_a_follower_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp
             with following(tmp_path / "lake", localnet) as process:
                 before = read_head(lake)
                 localnet.advance(draw.randrange(4, 12))
-                generation = before.generation if before else 0
-                until(lake, lambda head, least=generation + draw.randrange(1, 4): head.generation >= least, process)  # type: ignore[misc]
+                least = (before.generation if before else 0) + draw.randrange(1, 4)
+                until(lake, partial(_has_generation, least), process)
                 process.kill()
         localnet.advance(12)
         with following(tmp_path / "lake", localnet) as process:
