@@ -16,14 +16,15 @@ from blyan.settings import Settings, load_settings
 from blyan_assets.checks import asset_key
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.solana import solana_assets
+from blyan_sensors.landing import landing_sensor
 from blyan_sensors.stale_ranges import stale_ranges
 from blyan_sensors.top_up import top_up_history
 from resources.lake import LakeResource
 from resources.progress import ProgressResource
 from resources.source import SourceResource
 
-RANGES = dg.AssetSelection.key_prefixes("solana")
-"""The assets that are partitioned by range."""
+RANGES = dg.AssetSelection.key_prefixes("solana").materializable()
+"""The assets that a run makes of a range."""
 
 MARTS = dg.AssetSelection.key_prefixes("marts")
 """The assets made from all ranges at once."""
@@ -67,7 +68,8 @@ def build_defs(
         jobs=jobs,
         schedules=[top_up_history(known, ingest_range), weekly_maintenance],
         sensors=[
-            stale_ranges(normalise_range),
+            landing_sensor(known),
+            stale_ranges(ingest_range, normalise_range),
             dg.AutomationConditionSensorDefinition(
                 "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30
             ),

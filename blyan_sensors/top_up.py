@@ -67,8 +67,8 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
         keys = next_ranges(
             settings.grid,
             complete=take_inventory(lake.open(), settings.grid).complete(),
-            in_flight=_ranges(context.instance, dg.RunsFilter(job_name=job.name, statuses=IN_FLIGHT)),
-            failed=_ranges(
+            in_flight=ranges_of(context.instance, dg.RunsFilter(job_name=job.name, statuses=IN_FLIGHT)),
+            failed=ranges_of(
                 context.instance,
                 dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.now(UTC) - TRY_AGAIN_AFTER),
             ),
@@ -82,5 +82,6 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
     return schedule
 
 
-def _ranges(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> set[str]:
+def ranges_of(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> set[str]:
+    """The ranges that these runs are of."""
     return {record.dagster_run.tags[PARTITION_TAG] for record in instance.get_run_records(runs) if PARTITION_TAG in record.dagster_run.tags}
