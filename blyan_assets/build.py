@@ -16,6 +16,7 @@ from blyan.settings import Settings, load_settings
 from blyan_assets.checks import asset_key
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.solana import solana_assets
+from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
 from blyan_sensors.stale_ranges import stale_ranges
 from blyan_sensors.top_up import top_up_history
@@ -69,6 +70,7 @@ def build_defs(
         schedules=[top_up_history(known, ingest_range), weekly_maintenance],
         sensors=[
             landing_sensor(known),
+            invalidation([key for each in assets if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
             stale_ranges(ingest_range, normalise_range),
             dg.AutomationConditionSensorDefinition(
                 "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30
