@@ -13,7 +13,7 @@ import dagster as dg
 
 from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings, load_settings
-from blyan_assets.checks import asset_key
+from blyan_assets.checks import asset_key, landing_checks
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.solana import solana_assets
 from blyan_sensors.invalidation import invalidation
@@ -66,6 +66,7 @@ def build_defs(
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(
         assets=dg.map_asset_specs(_grouped, assets),
+        asset_checks=[landing_checks(known)],
         jobs=jobs,
         schedules=[top_up_history(known, ingest_range), weekly_maintenance],
         sensors=[

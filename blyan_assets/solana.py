@@ -18,15 +18,12 @@ from blyan.solana.ingest import DERIVED, land, normalise_range, pin_chain, state
 from blyan.solana.landing import land_sealed
 from blyan.solana.slots import SlotRange
 from blyan_assets.automation import FOLLOWS_CONTENT, FOLLOWS_LANDING
-from blyan_assets.checks import asset_key, check_results, check_specs
+from blyan_assets.checks import LANDING, asset_key, check_results, check_specs
 from blyan_assets.failures import failures
 from blyan_assets.partitions import SAME_RANGE, slot_ranges
 from resources.lake import LakeResource
 from resources.progress import ProgressResource
 from resources.source import SourceResource
-
-LANDING = dg.AssetKey(["solana", "landing"])
-"""What the follower landed. It is external: the follower is a process of its own, and `blyan_sensors.landing` reports its sealed ranges."""
 
 LANDING_CODE = "1"
 """Raise it when the same blocks would be kept differently in `raw_blocks`."""

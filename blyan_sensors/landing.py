@@ -1,6 +1,7 @@
 """The sensor that tells Dagster which ranges the follower has sealed.
 
-Belongs here: from `head.json` to materialisations of `solana/landing`. It launches nothing: what is
+Belongs here: from `head.json` to materialisations of `solana/landing`, and to its checks where a
+verdict turns. It launches nothing: what is
 made from a sealed range is for automation to ask for (`blyan_assets.automation`). Does not belong
 here: what the landing is (`blyan.solana.landing`), or anything a reader waits for.
 
@@ -11,7 +12,8 @@ cursor, so a tick that dies between them is repeated, and finds them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dagster as dg
@@ -22,8 +24,9 @@ from blyan.errors import PermanentError
 from blyan.schemas import RANGE_COLUMN
 from blyan.settings import Settings
 from blyan.solana.landing import FOLDER, HEAD, Head, LandedRange, read_head
+from blyan.solana.liveness import Verdict, judge
 from blyan.solana.slots import Grid, SlotRange
-from blyan_assets.solana import LANDING
+from blyan_assets.checks import LANDING, verdict_fields
 from blyan_sensors.versions import DATA_VERSION, last_tag
 from resources.lake import LakeResource
 
@@ -34,9 +37,10 @@ FORMAT = 1
 
 
 class Cursor(Struct, frozen=True):
-    """The digest of each sealed range of the head that was reported."""
+    """What was reported: the digest of each sealed range of the head, and whether the landing passed each check."""
 
     reported: dict[str, str] = {}
+    passed: dict[str, bool] = {}
     format: int = FORMAT
 
 
@@ -62,7 +66,17 @@ def newly_sealed(head: Head, cursor: Cursor, known: Callable[[str], str]) -> tup
     sealed = {landed.key: landed.digest for landed in head.ranges if landed.sealed and landed.digest is not None}
     unsure = {key: digest for key, digest in sealed.items() if cursor.reported.get(key) != digest}
     # What has left the head is forgotten, so that the cursor is as short as the landing.
-    return [(key, digest) for key, digest in unsure.items() if known(key) != digest], Cursor(sealed)
+    return [(key, digest) for key, digest in unsure.items() if known(key) != digest], Cursor(sealed, cursor.passed)
+
+
+def turned(verdicts: Iterable[Verdict], cursor: Cursor) -> tuple[list[Verdict], Cursor]:
+    """The verdicts that are not what they were, and the cursor once they are reported.
+
+    Every tick has the same verdicts, day after day, so only a turn is worth an event.
+    """
+    verdicts = list(verdicts)
+    passed = {verdict.name: verdict.passed for verdict in verdicts}
+    return [verdict for verdict in verdicts if cursor.passed.get(verdict.name) != verdict.passed], Cursor(cursor.reported, passed)
 
 
 def landing_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -71,7 +85,7 @@ def landing_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name="landing",
         minimum_interval_seconds=EVERY_S,
-        description="Reports the ranges that the follower has sealed as materialisations of solana/landing. It launches nothing.",
+        description="Reports the ranges that the follower has sealed, and what its checks come to, of solana/landing. It launches nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         store = lake.open()
@@ -80,10 +94,12 @@ def landing_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"nothing was ever landed in {store.root}: is `blyan follow` running?")
         reports, cursor = newly_sealed(head, read_cursor(context.cursor), lambda key: last_tag(context.instance, LANDING, key, DATA_VERSION))
         landed = {each.key: each for each in head.ranges}
+        sealed = [_event(landed[key], digest, settings.grid, store.root) for key, digest in reports]
+        turns, cursor = turned(judge(head, settings.grid, now=time.time()), cursor)
         return dg.SensorResult(
-            asset_events=[_event(landed[key], digest, settings.grid, store.root) for key, digest in reports],
+            asset_events=[*sealed, *(dg.AssetCheckEvaluation(**verdict_fields(verdict)) for verdict in turns)],
             cursor=msgspec.json.encode(cursor).decode(),
-            skip_reason=None if reports else f"no range was sealed; every slot before {head.checkpoint} is landed and final",
+            skip_reason=f"{len(sealed)} ranges were sealed; every slot before {head.checkpoint} is landed and final",
         )
 
     return sensor

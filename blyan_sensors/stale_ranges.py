@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from blyan.schemas import COMPLETENESS, RAW_BLOCKS
-from blyan_assets.checks import asset_key
-from blyan_assets.solana import LANDING
+from blyan_assets.checks import LANDING, asset_key
 from blyan_sensors.top_up import IN_FLIGHT, ranges_of
 from blyan_sensors.versions import DATA_VERSION, last_events, last_tag, version_used
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import dagster as dg
 import msgspec
 import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from blyan.errors import PermanentError, UnknownRangeError
 from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings, load_settings
 from blyan.solana import landing
 from blyan.solana.landing import Head, LandedRange, Landing, read_head
+from blyan.solana.liveness import CAUGHT_UP, CONTINUOUS, FRESH, VERDICTS
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
+from blyan_assets.checks import LANDING
 from blyan_sensors.landing import FORMAT, Cursor, newly_sealed, read_cursor
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
@@ -83,7 +86,15 @@ def tick(harness: Harness, cursor: str | None = None, settings: Settings | None 
 
 
 def reported(data: dg.SensorExecutionData) -> list[tuple[str | None, str]]:
-    return [(event.partition, (event.tags or {})["dagster/data_version"]) for event in data.asset_events]
+    return [(event.partition, (event.tags or {})["dagster/data_version"]) for event in sealed(data)]
+
+
+def sealed(data: dg.SensorExecutionData) -> list[dg.AssetMaterialization]:
+    return [event for event in data.asset_events if isinstance(event, dg.AssetMaterialization)]
+
+
+def verdicts(data: dg.SensorExecutionData) -> dict[str, bool]:
+    return {event.check_name: event.passed for event in data.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
 
 
 def test_a_sealed_range_is_reported_once_and_launches_nothing(harness: Harness) -> None:
@@ -93,7 +104,7 @@ def test_a_sealed_range_is_reported_once_and_launches_nothing(harness: Harness) 
     again = tick(harness, first.cursor)
 
     assert reported(first) == [(FIRST, head.ranges[0].digest)]
-    assert first.asset_events[0].metadata["rows"].value[RAW_BLOCKS.name] == 4
+    assert sealed(first)[0].metadata["rows"].value[RAW_BLOCKS.name] == 4
     assert (first.run_requests, again.run_requests) == ([], [])
     assert reported(again) == []
     assert "every slot before 6" in again.skip_message
@@ -126,6 +137,41 @@ def test_a_follower_with_another_grid_fails_the_tick(harness: Harness, other: di
 
     with pytest.raises(error):
         tick(harness, settings=harness.settings.model_copy(update=other))
+
+
+# Its checks
+
+
+def test_a_verdict_is_reported_when_it_turns_and_not_again(harness: Harness) -> None:
+    land_slots(harness.settings, SlotRange(0, 5))
+    first = tick(harness)
+    second = tick(harness, first.cursor)
+    lake = LakeResource.of(harness.settings).open()
+    stopped = msgspec.structs.replace(read_head(lake) or Head(), written_at=0.0, finalized=900)
+    lake.store.put(landing.HEAD, msgspec.json.encode(stopped))
+    third = tick(harness, second.cursor)
+    fourth = tick(harness, third.cursor)
+
+    assert [verdicts(each) for each in (first, second, third, fourth)] == [
+        dict.fromkeys(VERDICTS, True),
+        {},
+        {CAUGHT_UP: False, FRESH: False},
+        {},
+    ]
+    (record,) = harness.instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(LANDING, FRESH), limit=1)
+    assert record.status is AssetCheckExecutionRecordStatus.FAILED
+
+
+def test_a_run_evaluates_the_same_checks(harness: Harness) -> None:
+    head = land_slots(harness.settings, SlotRange(0, 5))
+    holes = [msgspec.structs.replace(head.ranges[0], segments=[]), *head.ranges[1:]]
+    LakeResource.of(harness.settings).open().store.put(landing.HEAD, msgspec.json.encode(msgspec.structs.replace(head, ranges=holes)))
+    job = dg.define_asset_job("checks", dg.AssetSelection.checks_for_assets(LANDING))
+    definitions = dg.Definitions.merge(harness.definitions, dg.Definitions(jobs=[job]))
+
+    result = definitions.resolve_job_def("checks").execute_in_process(instance=harness.instance)
+
+    assert {each.check_name: each.passed for each in result.get_asset_check_evaluations()} == {CONTINUOUS: False, CAUGHT_UP: True, FRESH: True}
 
 
 # Automation after it
@@ -163,7 +209,7 @@ def origin(harness: Harness, key: str) -> object:
 
 def test_the_same_digest_again_is_not_followed(harness: Harness) -> None:
     land_slots(harness.settings, SlotRange(0, 3))
-    (event,) = tick(harness).asset_events
+    (event,) = sealed(tick(harness))
     harness.tick()
     assert harness.run("ingest_range", FIRST)
     harness.tick()
@@ -228,4 +274,8 @@ def test_a_range_reported_before_automation_first_ticked_is_found(harness: Harne
 def test_the_cursor_is_a_versioned_json_object(harness: Harness) -> None:
     head = land_slots(harness.settings, SlotRange(0, 3))
 
-    assert msgspec.json.decode(tick(harness).cursor or "") == {"reported": {FIRST: head.ranges[0].digest}, "format": FORMAT}
+    assert msgspec.json.decode(tick(harness).cursor or "") == {
+        "reported": {FIRST: head.ranges[0].digest},
+        "passed": dict.fromkeys(VERDICTS, True),
+        "format": FORMAT,
+    }

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from blyan.settings import load_settings
-from blyan_assets.solana import LANDING
+from blyan_assets.checks import LANDING
 from blyan_sensors.stale_ranges import Request, sort_out, stale
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness
 
