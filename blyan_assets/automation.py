@@ -25,6 +25,9 @@ It is not `eager()`, which asks for every range that is missing, and for none wh
 to fill (`blyan_sensors.top_up`), and most of it never stood in the landing.
 """
 
+DAILY = (dg.AutomationCondition.cron_tick_passed("0 4 * * *") & ~dg.AutomationCondition.in_progress()).with_label("daily at 04:00 UTC")
+"""For an asset that looks at what no parent announces."""
+
 FOLLOWS_CONTENT = (
     dg.AutomationCondition.eager()
     .replace("newly_updated", dg.AutomationCondition.data_version_changed())
