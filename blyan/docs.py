@@ -71,7 +71,7 @@ def settings_list() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "unset" if default is None else "empty" if default == {} else f"`{default}`"
+        shown = "unset" if default is None else "empty" if default in ({}, []) else f"`{default}`"
         lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {(field.description or '').replace('|', chr(92) + '|')} |")
     return "\n".join([*lines, ""])
 

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from blyan.errors import SettingError
@@ -74,6 +74,10 @@ class Settings(BaseSettings):
 
     workers: int = Field(0, ge=0, description="Processes that normalise a large range; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
+
+    invalidate_urls: list[HttpUrl] = Field(
+        default_factory=list, description="Addresses (JSON list) of caches whose `/invalidate` is told promptly of what changed in the lake."
+    )
 
     @property
     def grid(self) -> Grid:

@@ -13,6 +13,21 @@ from __future__ import annotations
 
 import dagster as dg
 
+FOLLOWS_LANDING = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    .since(dg.AutomationCondition.newly_requested())
+    .__and__(~dg.AutomationCondition.in_progress())
+    .with_label("follows the ranges that the landing seals")
+)
+"""For an asset whose parent comes from outside and holds few of its partitions: once per change of the parent's data version.
+
+It is not `eager()`, which asks for every range that is missing, and for none whose parent is: history is not for automation
+to fill (`blyan_sensors.top_up`), and most of it never stood in the landing.
+"""
+
+DAILY = (dg.AutomationCondition.cron_tick_passed("0 4 * * *") & ~dg.AutomationCondition.in_progress()).with_label("daily at 04:00 UTC")
+"""For an asset that looks at what no parent announces."""
+
 FOLLOWS_CONTENT = (
     dg.AutomationCondition.eager()
     .replace("newly_updated", dg.AutomationCondition.data_version_changed())

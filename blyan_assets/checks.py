@@ -10,8 +10,9 @@ rows are in the lake for whoever looks into it, and what is downstream in the ru
 from __future__ import annotations
 
 import json
+import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -19,8 +20,15 @@ import pyarrow.parquet as pq
 
 from blyan.lake import Lake
 from blyan.schemas import Table
+from blyan.settings import Settings
 from blyan.solana.invariants import INVARIANTS, Finding, check_range
+from blyan.solana.landing import read_head
+from blyan.solana.liveness import VERDICTS, Verdict, judge
 from blyan.solana.slots import SlotRange
+from resources.lake import LakeResource
+
+LANDING = dg.AssetKey(["solana", "landing"])
+"""What the follower landed. It is external: the follower is a process of its own, and `blyan_sensors.landing` reports its sealed ranges."""
 
 SCHEMA = "schema"
 
@@ -43,6 +51,36 @@ def check_specs(tables: Sequence[Table], partitions: dg.PartitionsDefinition) ->
             dg.AssetCheckSpec(name, asset=asset_key(table), description=prose, blocking=blocking, partitions_def=partitions)
             for name, table, prose, blocking in wanted
         ]
+
+
+def landing_checks(settings: Settings) -> dg.AssetChecksDefinition:
+    """What must hold of the landing as a whole. The sensor `landing` reports every change of a verdict; a run tells it at any time."""
+
+    @dg.multi_asset_check(
+        name="landing_checks", specs=[dg.AssetCheckSpec(name, asset=LANDING, description=prose) for name, prose in VERDICTS.items()]
+    )
+    def evaluate(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+        head = read_head(lake.open())
+        if head is None:
+            for name in VERDICTS:
+                yield dg.AssetCheckResult(asset_key=LANDING, check_name=name, passed=True, description="nothing was ever landed")
+            return
+        for verdict in judge(head, settings.grid, now=time.time()):
+            yield dg.AssetCheckResult(**verdict_fields(verdict))
+
+    return evaluate
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """A verdict over the landing, as the fields of a check's result. It warns: what is in the lake is right all the same."""
+    return {
+        "asset_key": LANDING,
+        "check_name": verdict.name,
+        "passed": verdict.passed,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": verdict.statement,
+        "metadata": verdict.figures,
+    }
 
 
 def check_results(lake: Lake, slots: SlotRange, tables: Sequence[Table]) -> dict[str, list[dg.AssetCheckResult]]:

@@ -15,9 +15,10 @@ from blyan.lake import Commit, Lake
 from blyan.schemas import COMPLETENESS, RAW_BLOCKS, Table
 from blyan.settings import Settings
 from blyan.solana.ingest import DERIVED, land, normalise_range, pin_chain, statement_of
+from blyan.solana.landing import land_sealed
 from blyan.solana.slots import SlotRange
-from blyan_assets.automation import FOLLOWS_CONTENT
-from blyan_assets.checks import asset_key, check_results, check_specs
+from blyan_assets.automation import FOLLOWS_CONTENT, FOLLOWS_LANDING
+from blyan_assets.checks import LANDING, asset_key, check_results, check_specs
 from blyan_assets.failures import failures
 from blyan_assets.partitions import SAME_RANGE, slot_ranges
 from resources.lake import LakeResource
@@ -39,26 +40,46 @@ NORMALISE_POOL = "normalise"
 """Steps that normalise at once: each may use every core and 1.5 GiB."""
 
 
-def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+def solana_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The assets of the group, on the grid of the settings."""
     grid = settings.grid
     partitions = slot_ranges(grid)
 
+    landing = dg.AssetSpec(
+        LANDING,
+        partitions_def=partitions,
+        description=(
+            "The tail of the chain as the follower landed it: rows of every table, readable before the tables have them.\n\n"
+            "A range is reported here once it is sealed, which is when every slot of it is final. Its data version is the digest "
+            "of its raw blocks."
+        ),
+        owners=OWNERS,
+        kinds={"parquet"},
+        tags={"chain": "solana"},
+    )
+
     @dg.asset(
         key=asset_key(RAW_BLOCKS),
         partitions_def=partitions,
+        deps=[dg.AssetDep(LANDING, partition_mapping=SAME_RANGE)],
+        automation_condition=FOLLOWS_LANDING,
         check_specs=check_specs([RAW_BLOCKS], partitions),
         pool=SOURCE_POOL,
         **_attributes(RAW_BLOCKS, LANDING_CODE),
     )
     def raw_blocks(context: dg.AssetExecutionContext, lake: LakeResource, source: SourceResource, progress: ProgressResource) -> dg.MaterializeResult:
         slots, started = grid.range_of(context.partition_key), time.monotonic()
-        with failures(context), source.open() as blocks:
-            store = lake.open()
-            pin_chain(store, blocks, settings.genesis_hash)
-            commit = land(store, blocks, slots, progress=progress.of(context.log, "landing"))
+        with failures(context):
+            store, origin = lake.open(), "landing"
+            # What the follower landed is of the chain that the lake is pinned to, so the source is not even opened.
+            commit = land_sealed(store, slots)
+            if commit is None:
+                with source.open() as blocks:
+                    origin = blocks.name
+                    pin_chain(store, blocks, settings.genesis_hash)
+                    commit = land(store, blocks, slots, progress=progress.of(context.log, "landing"))
             checks = check_results(store, slots, [RAW_BLOCKS])
-        return _result(store, RAW_BLOCKS, slots, commit, checks, {"seconds": round(time.monotonic() - started, 3), "source": blocks.name})
+        return _result(store, RAW_BLOCKS, slots, commit, checks, {"seconds": round(time.monotonic() - started, 3), "source": origin})
 
     @dg.multi_asset(
         name="normalise",
@@ -93,7 +114,7 @@ def solana_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             extra = {**facts, "statement": dg.MetadataValue.json(statement)} if table is COMPLETENESS else facts
             yield _result(store, table, slots, made.commits[table.name], checks, extra)
 
-    return [raw_blocks, normalise]
+    return [landing, raw_blocks, normalise]
 
 
 def _attributes(table: Table, code_version: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from blyan.settings import Settings
 from blyan.solana.inventory import take_inventory
+from blyan.solana.landing import read_head
 from blyan.solana.slots import Grid
 from resources.lake import LakeResource
 from resources.source import SourceResource
@@ -33,7 +34,14 @@ PARTITION_TAG = "dagster/partition"
 
 
 def next_ranges(
-    grid: Grid, *, complete: Collection[str], in_flight: Collection[str], failed: Collection[str], last_slot: int | None, limit: int = RANGES_PER_TICK
+    grid: Grid,
+    *,
+    complete: Collection[str],
+    in_flight: Collection[str],
+    failed: Collection[str],
+    followed: Collection[str] = (),
+    last_slot: int | None,
+    limit: int = RANGES_PER_TICK,
 ) -> list[str]:
     """Keys of the ranges to ask for, oldest first.
 
@@ -42,11 +50,12 @@ def next_ranges(
         complete: ranges that the lake holds, as the store tells and not as Dagster remembers.
         in_flight: ranges with a run that has not ended; they count against the limit.
         failed: ranges that failed lately.
+        followed: ranges that the follower has not sealed yet; what the source gave of them now would be made again then.
         last_slot: newest slot that the source has, None where it cannot tell; a range that is not over yet is not asked for.
         limit: ranges in flight at most.
     """
     keys = grid.keys()
-    busy = {*complete, *in_flight, *failed}
+    busy = {*complete, *in_flight, *failed, *followed}
     ready = (key for key in keys if key not in busy and (last_slot is None or grid.range_of(key).last <= last_slot))
     return [key for _, key in zip(range(limit - len(set(in_flight))), ready, strict=False)]
 
@@ -64,11 +73,14 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
     def schedule(context: dg.ScheduleEvaluationContext, lake: LakeResource, source: SourceResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
         with source.open() as blocks:
             last_slot = blocks.check().last_slot
+        store = lake.open()
+        head = read_head(store)
         keys = next_ranges(
             settings.grid,
-            complete=take_inventory(lake.open(), settings.grid).complete(),
-            in_flight=_ranges(context.instance, dg.RunsFilter(job_name=job.name, statuses=IN_FLIGHT)),
-            failed=_ranges(
+            complete=take_inventory(store, settings.grid).complete(),
+            followed={landed.key for landed in head.ranges if not landed.sealed} if head else (),
+            in_flight=ranges_of(context.instance, dg.RunsFilter(job_name=job.name, statuses=IN_FLIGHT)),
+            failed=ranges_of(
                 context.instance,
                 dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.now(UTC) - TRY_AGAIN_AFTER),
             ),
@@ -82,5 +94,6 @@ def top_up_history(settings: Settings, job: Any) -> dg.ScheduleDefinition:
     return schedule
 
 
-def _ranges(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> set[str]:
+def ranges_of(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> set[str]:
+    """The ranges that these runs are of."""
     return {record.dagster_run.tags[PARTITION_TAG] for record in instance.get_run_records(runs) if PARTITION_TAG in record.dagster_run.tags}

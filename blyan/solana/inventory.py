@@ -1,12 +1,13 @@
 """What the lake holds of the grid of ranges.
 
-Belongs here: which ranges are complete, partial or missing, as the tables' logs tell. Does not
-belong here: what is inside a range (`blyan.solana.ingest.statement_of`), or what Dagster remembers.
+Belongs here: which ranges are complete, partial or missing, as the tables' logs tell, and where others who keep account of
+ranges differ. Does not belong here: what is inside a range (`blyan.solana.ingest.statement_of`), where their accounts come
+from, or setting anything right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -52,3 +53,47 @@ def _run(grid: Grid, state: str, keys: Iterable[str]) -> tuple[str, SlotRange, i
 def take_inventory(lake: Lake, grid: Grid) -> Inventory:
     """Read the log of every table."""
     return Inventory(grid, {table.name: lake.partitions(table) for table in (RAW_BLOCKS, *DERIVED)})
+
+
+LOST = "recorded, not in the lake"
+OTHER_CONTENT = "recorded with other content than the lake has"
+UNRECORDED = "in the lake, not recorded"
+UNREPORTED = "sealed in the landing, not recorded so"
+NOT_FOLLOWED = "sealed in the landing, and the lake has other raw blocks or none"
+PARTLY = "in some tables of the lake and not in others"
+OFF_GRID = "in the lake, not on the grid"
+
+DRIFTS = (LOST, OTHER_CONTENT, UNRECORDED, UNREPORTED, NOT_FOLLOWED, PARTLY, OFF_GRID)
+"""Every way in which the accounts may differ."""
+
+
+def find_drift(
+    inventory: Inventory,
+    *,
+    sealed: Mapping[str, str],
+    recorded: Mapping[str, Mapping[str, str]],
+    reported: Mapping[str, str],
+    busy: Collection[str] = (),
+) -> dict[str, list[str]]:
+    """The ranges about which the lake, the landing and the records differ, by what the difference is; in order.
+
+    Args:
+        inventory: what the lake holds.
+        sealed: digest of the raw blocks of each range that stands sealed in the landing.
+        recorded: content that is on record, by table and range.
+        reported: digest of the ranges that were recorded as sealed.
+        busy: ranges that are being made, of which the accounts may differ for now.
+    """
+    lake = inventory.partitions
+    raw = lake[RAW_BLOCKS.name]
+    found: dict[str, set[str]] = {kind: set() for kind in DRIFTS}
+    for table, held in lake.items():
+        known = recorded.get(table, {})
+        found[LOST] |= known.keys() - held.keys()
+        found[UNRECORDED] |= held.keys() - known.keys()
+        found[OTHER_CONTENT] |= {key for key in held.keys() & known.keys() if held[key].digest != known[key]}
+    found[UNREPORTED] = {key for key, digest in sealed.items() if reported.get(key) != digest}
+    found[NOT_FOLLOWED] = {key for key, digest in sealed.items() if key not in raw or raw[key].digest != digest}
+    found[PARTLY] = {key for held in lake.values() for key in held if inventory.state_of(key) == PARTIAL}
+    found[OFF_GRID] = set(inventory.off_grid())
+    return {kind: sorted(keys.difference(busy)) for kind, keys in found.items()}

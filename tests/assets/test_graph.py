@@ -26,9 +26,8 @@ def outline(definitions: dg.Definitions) -> dict[str, Any]:
     assets = {}
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
-        if not node.is_materializable:
-            continue
         assets[key.to_user_string()] = {
+            "made by": "a run" if node.is_materializable else "others",
             "group": node.group_name,
             "depends on": sorted(parent.to_user_string() for parent in node.parent_keys),
             "partitions": type(node.partitions_def).__name__ if node.partitions_def else None,

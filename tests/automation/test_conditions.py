@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +60,11 @@ class Harness:
         self.cursor = result.cursor
         return {(key, partition) for key in TABLES | {RAW} for partition in result.get_requested_partitions(key)}
 
-    def run(self, job: str, key: str, selection: list[dg.AssetKey] | None = None) -> bool:
+    def run(self, job: str, key: str, selection: list[dg.AssetKey] | None = None, tags: Mapping[str, str] | None = None) -> bool:
         """Run a job for one range, or only some assets of it."""
         made = self.definitions.resolve_job_def(job)
         return made.execute_in_process(
-            instance=self.instance, partition_key=key, asset_selection=selection, run_config=QUIET, raise_on_error=False
+            instance=self.instance, partition_key=key, asset_selection=selection, tags=tags, run_config=QUIET, raise_on_error=False
         ).success
 
 

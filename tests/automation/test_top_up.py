@@ -9,10 +9,11 @@ import dagster as dg
 import pytest
 
 from blyan.settings import Settings, load_settings
-from blyan.solana.slots import Grid
+from blyan.solana.slots import Grid, SlotRange
 from blyan_assets.build import build_defs
 from blyan_sensors.top_up import next_ranges
 from tests.automation.test_conditions import QUIET
+from tests.landed import land_slots
 
 GRID = Grid(0, 50, 10)
 KEYS = GRID.keys()
@@ -36,6 +37,10 @@ def test_a_range_that_failed_lately_does_not_hold_up_the_others() -> None:
 def test_a_range_that_is_not_over_yet_at_the_source_is_not_asked_for() -> None:
     assert next_ranges(GRID, **NOTHING | {"last_slot": 28}) == KEYS[:2]
     assert next_ranges(GRID, **NOTHING | {"last_slot": 29}) == KEYS[:3]
+
+
+def test_a_range_that_is_being_followed_is_left_to_the_follower() -> None:
+    assert next_ranges(GRID, **NOTHING | {"followed": {KEYS[0]}}, limit=1) == [KEYS[1]]
 
 
 @pytest.fixture
@@ -70,6 +75,12 @@ def test_the_schedule_asks_for_what_the_lake_lacks(settings: Settings, instance:
     job.execute_in_process(instance=instance, partition_key="000000000004", run_config=QUIET)
 
     assert asked_for(definitions, instance) == ["000000000000", "000000000008"]
+
+
+def test_the_schedule_leaves_a_range_that_is_not_sealed_to_the_follower(settings: Settings, instance: dg.DagsterInstance) -> None:
+    land_slots(settings, SlotRange(0, 5))
+
+    assert asked_for(build_defs(settings=settings, with_marts=False), instance) == ["000000000000", "000000000008"]
 
 
 def test_the_schedule_believes_the_store_and_not_the_records(settings: Settings, instance: dg.DagsterInstance) -> None:

@@ -1,0 +1,63 @@
+"""Whether the landing keeps up with its chain, as its head tells.
+
+Belongs here: verdicts over a head, and the bounds they hold it to. Does not belong here: what must hold of stored rows
+(`blyan.solana.invariants`), figures to watch by the second (the follower's metrics), or doing anything about it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from blyan.solana.landing import Head, LandedRange
+from blyan.solana.slots import Grid, SlotRange
+
+FRESH_S = 60.0
+"""Seconds without a new head from which the follower counts as stopped: it writes several a second while slots arrive."""
+
+BEHIND_SLOTS = 150
+"""Final slots that may wait to be followed: about a minute of mainnet."""
+
+CONTINUOUS, CAUGHT_UP, FRESH = "continuous", "caught_up", "fresh"
+
+VERDICTS = {
+    CONTINUOUS: "Every slot before the checkpoint, in every range that the landing has, is there once: landed or proven skipped.",
+    CAUGHT_UP: f"The checkpoint is at most {BEHIND_SLOTS} slots behind what the node calls finalized.",
+    FRESH: f"The follower wrote a head within the last {FRESH_S:.0f} seconds.",
+}
+
+
+class Verdict(NamedTuple):
+    """One judgement: by name, in words, and the figures behind it."""
+
+    name: str
+    passed: bool
+    statement: str
+    figures: dict[str, float]
+
+
+def judge(head: Head, grid: Grid, *, now: float) -> list[Verdict]:
+    """Every verdict over a head; `now` in Unix seconds."""
+    due = {landed.key: _slots_before(head.checkpoint, grid.range_of(landed.key)) for landed in head.ranges}
+    held = {landed.key: _final_slots(landed, head.checkpoint) for landed in head.ranges}
+    wrong = [key for key in due if due[key] != held[key]]
+    behind = max(0, head.finalized + 1 - head.checkpoint)
+    age = max(0.0, now - head.written_at)
+    return [
+        Verdict(
+            CONTINUOUS,
+            not wrong,
+            f"range {wrong[0]} has {held[wrong[0]]} of {due[wrong[0]]} final slots" if wrong else f"every slot before {head.checkpoint} is there",
+            {"ranges": len(due), "ranges with holes": len(wrong)},
+        ),
+        Verdict(CAUGHT_UP, behind <= BEHIND_SLOTS, f"{behind} final slots are not followed yet", {"slots behind": behind}),
+        Verdict(FRESH, age <= FRESH_S, f"the newest head is {age:.0f} s old", {"seconds": round(age, 1)}),
+    ]
+
+
+def _slots_before(checkpoint: int, slots: SlotRange) -> int:
+    return max(0, min(checkpoint, slots.last + 1) - slots.first)
+
+
+def _final_slots(landed: LandedRange, checkpoint: int) -> int:
+    # A merged segment has only final slots, and no longer names them.
+    return sum(sum(slot < checkpoint for slot, _ in segment.slots) if segment.slots else segment.count for segment in landed.segments)

@@ -1,0 +1,131 @@
+"""The sensor that carries changes of the lake's tables to `serving/generations.json` and to the caches.
+
+Belongs here: following Dagster's materialisation events. Does not belong here: what the file promises, and the message
+(`blyan.serving`).
+
+The file is written before the cursor, and a cache is told before the cursor says so: what dies between is done again. A cache
+that does not answer holds nothing up: it is told at the next tick, together with what came since. A file or cursor that is lost
+is made again from all the records there are. Records have no other order than their number, so on a database with several
+writers an event that becomes visible late may be passed over; it is found when its range changes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import dagster as dg
+import msgspec
+from msgspec import Struct
+
+from blyan.errors import TransientError
+from blyan.serving import WHOLE, Change, Generations, message, read_generations, tell, write_generations
+from blyan_sensors.versions import DATA_VERSION
+from resources.lake import LakeResource
+
+EVERY_S = 5
+"""Dagster's own loop takes no fewer."""
+
+EVENTS_PER_TICK = 500
+"""Of each table: a tick must end within a minute, and what is left comes with the next."""
+
+FORMAT = 1
+
+
+class Cursor(Struct, frozen=True):
+    """How far everything is.
+
+    Attributes:
+        after: number of the last event that is in the file, by table.
+        generation: the newest that was ever written, so that a file that is made again goes on above it.
+        told: the generation that each cache acknowledged, by `name_of`.
+    """
+
+    after: dict[str, int] = {}
+    generation: int = 0
+    told: dict[str, int] = {}
+    format: int = FORMAT
+
+
+def read_cursor(text: str | None) -> Cursor:
+    """The cursor; an empty one where it is lost, cannot be read or is of another format: everything is followed again."""
+    if text is None:
+        return Cursor()
+    try:
+        cursor = msgspec.json.decode(text, type=Cursor)
+    except msgspec.DecodeError:
+        return Cursor()
+    return cursor if cursor.format == FORMAT else Cursor()
+
+
+def beginning(cursor: Cursor, standing: Generations | None) -> tuple[Cursor, Generations]:
+    """Where to go on from: the first event, if the file is lost or older than what was written."""
+    if standing is not None and standing.generation >= cursor.generation:
+        return cursor, standing
+    return msgspec.structs.replace(cursor, after={}), Generations()
+
+
+def name_of(url: str) -> str:
+    """A name for a cache that tells nothing of its URL, which may hold a key: the UI shows the cursor to anyone."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def due(generations: Generations, told: Mapping[str, int], urls: Iterable[str]) -> list[tuple[str, int | None]]:
+    """The caches to tell, each with the generation that it acknowledged last."""
+    return [(url, told.get(name_of(url))) for url in urls if told.get(name_of(url), 0) < generations.generation]
+
+
+def invalidation(assets: Sequence[dg.AssetKey]) -> dg.SensorDefinition:
+    """Follow the events of these assets. Off until it is switched on."""
+
+    @dg.sensor(
+        name="invalidation",
+        minimum_interval_seconds=EVERY_S,
+        description="Keeps serving/generations.json and tells the caches of BLYAN_INVALIDATE_URLS what changed. It launches nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
+        store = lake.open()
+        cursor, before = beginning(read_cursor(context.cursor), read_generations(store))
+        changes, after = _changes(context.instance, assets, cursor.after)
+        generations = before.after(changes, above=cursor.generation)
+        if generations is not before:
+            write_generations(store, generations)
+        urls = [str(url) for url in lake.settings().invalidate_urls]
+        told = {name_of(url): cursor.told[name_of(url)] for url in urls if name_of(url) in cursor.told}
+        unreached: list[str] = []
+        for url, acknowledged in due(generations, told, urls):
+            try:
+                tell(url, message(generations, acknowledged))
+            except TransientError as error:
+                unreached.append(str(error))
+                context.log.warning("a cache was not told of generation %d: %s", generations.generation, error)
+            else:
+                told[name_of(url)] = generations.generation
+        state = f"generation {generations.generation}, {len(changes)} events"
+        return dg.SensorResult(
+            cursor=msgspec.json.encode(Cursor(after, max(generations.generation, cursor.generation), told)).decode(),
+            skip_reason="; ".join([state, *unreached]),
+        )
+
+    return sensor
+
+
+def _changes(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey], after: Mapping[str, int]) -> tuple[list[Change], dict[str, int]]:
+    """What was materialised since, in the order of each table's events, and how far that is."""
+    changes, reached = [], dict(after)
+    for key in assets:
+        name = key.to_user_string()
+        for number, change in _events(instance, key, reached.get(name)):
+            changes.append(change)
+            reached[name] = number
+    return changes, reached
+
+
+def _events(instance: dg.DagsterInstance, key: dg.AssetKey, after: int | None) -> Iterator[tuple[int, Change]]:
+    found = instance.fetch_materializations(dg.AssetRecordsFilter(key, after_storage_id=after), limit=EVENTS_PER_TICK, ascending=True)
+    for record in found.records:
+        made = record.asset_materialization
+        if made is not None:
+            # A report by hand may have no data version: then the event itself is the news.
+            version = (made.tags or {}).get(DATA_VERSION) or f"event {record.storage_id}"
+            yield record.storage_id, Change(key.to_user_string(), made.partition or WHOLE, version)
