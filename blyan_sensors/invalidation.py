@@ -76,11 +76,12 @@ def due(generations: Generations, told: Mapping[str, int], urls: Iterable[str]) 
 
 
 def invalidation(assets: Sequence[dg.AssetKey]) -> dg.SensorDefinition:
-    """Follow the events of these assets. Off until it is switched on."""
+    """Follow the events of these assets."""
 
     @dg.sensor(
         name="invalidation",
         minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps serving/generations.json and tells the caches of BLYAN_INVALIDATE_URLS what changed. It launches nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:

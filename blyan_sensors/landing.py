@@ -80,11 +80,12 @@ def turned(verdicts: Iterable[Verdict], cursor: Cursor) -> tuple[list[Verdict], 
 
 
 def landing_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Report sealed ranges. Off until it is switched on."""
+    """Report sealed ranges."""
 
     @dg.sensor(
         name="landing",
         minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Reports the ranges that the follower has sealed, and what its checks come to, of solana/landing. It launches nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:

@@ -18,7 +18,7 @@ from blyan_assets.checks import LANDING, asset_key
 from blyan_sensors.top_up import IN_FLIGHT, ranges_of
 from blyan_sensors.versions import DATA_VERSION, last_events, last_tag, version_used
 
-EVERY_S = 600
+EVERY_S = 60
 
 RUN_KEY = "dagster/run_key"
 
@@ -65,12 +65,13 @@ def sort_out(wanted: Collection[Request], *, in_flight: Collection[str], tried: 
 
 
 def stale_ranges(ingest: Any, normalise: Any) -> dg.SensorDefinition:
-    """Ask for stale ranges: with `ingest` where the landing has them otherwise, with `normalise` where the raw blocks do. Off until it is switched on."""
+    """Ask for stale ranges: with `ingest` where the landing has them otherwise, with `normalise` where the raw blocks do."""
 
     @dg.sensor(
         name="stale_ranges",
         jobs=[ingest, normalise],
         minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Asks once more for a range that was not made since its raw blocks, or what the landing sealed, changed; lists those that failed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
