@@ -1,0 +1,97 @@
+"""`blyan up` on a machine that has nothing: slots arrive, ranges seal, and the graph fills by itself, seen in a real browser."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import pytest
+
+from blyan import schemas
+from blyan.lake import Lake
+from blyan.query import engine
+from blyan.solana.landing import LANDED, read_head
+from tests.integration.test_ui import look, page, screenshots
+
+__all__ = ["page", "screenshots"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WAIT_S = 180.0
+
+
+def free_port() -> int:
+    with closing(socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Lake, subprocess.Popen[bytes]]]:
+    """Everything, from nothing: the address of the UI, the lake, and the process."""
+    folder = tmp_path_factory.mktemp("up")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLYAN_", "DAGSTER_"))}
+    environment = clean | {
+        "PYTHONPATH": str(REPOSITORY),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "BLYAN_LAKE": str(folder / "lake"),
+        "BLYAN_SLOTS_PER_RANGE": "16",
+        "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "6",
+    }
+    port = free_port()
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blyan.cli", "up", "--port", str(port), "--chain-port", str(free_port()), "--home", str(folder / "dagster")],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}", Lake(str(folder / "lake-live")), process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait(WAIT_S)
+            if process.returncode:
+                print((folder / "up.log").read_text(encoding="utf-8", errors="replace"))
+
+
+def until(what: str, holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert process.poll() is None, f"it ended with {process.returncode} before {what}"
+        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:g} s"
+        time.sleep(0.2)
+
+
+def test_slots_arrive_ranges_seal_and_the_graph_fills_by_itself(
+    running: tuple[str, Lake, subprocess.Popen[bytes]], page: Any, screenshots: Path
+) -> None:
+    address, lake, process = running
+    until("slots arrive", lambda: (head := read_head(lake)) is not None and head.checkpoint > 0, process)
+    until("ranges seal", lambda: any(landed.sealed for landed in (read_head(lake) or pytest.fail("no head")).ranges), process)
+    # Nobody asks for anything: the sensor reports, automation requests, the daemon runs, and the follower lets go.
+    until("the lake takes a range over", lambda: "000000000000" not in (read_head(lake) or pytest.fail("no head")).range_keys(), process)
+    assert all("000000000000" in lake.partitions(table) for table in LANDED)
+    look(page, f"{address}/assets/solana/landing", ["External Asset", "slots", "segments"], screenshots / "landing.png")
+    look(page, f"{address}/runs", ["Success", "automation", "26 checks"], screenshots / "runs.png")
+    with engine.connect(lake, tables=[schemas.COMPLETENESS]) as connection:
+        slots = [slot for (slot,) in connection.execute("select slot from solana.completeness order by slot").fetchall()]
+    assert slots == sorted(set(slots))
+    head = read_head(lake)
+    assert head is not None
+    assert slots[0] == 0
+
+
+def test_it_ends_as_one(running: tuple[str, Lake, subprocess.Popen[bytes]]) -> None:
+    _, _, process = running
+    process.send_signal(signal.SIGINT)
+    assert process.wait(WAIT_S) == 0
