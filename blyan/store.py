@@ -27,7 +27,7 @@ UNFINISHED = ".unfinished"
 """Suffix of a local file that is still being written; no reader's pattern matches it."""
 
 DELETES = 8
-"""Deletions in flight at once."""
+"""Deletions, and waits for the disk, in flight at once."""
 
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|storagefull|os error (28|122|27)\b", re.IGNORECASE)
 _MISSING = re.compile(r"not ?found|no such file|nosuchkey|nosuchbucket|missing file", re.IGNORECASE)
@@ -86,9 +86,12 @@ class Store:
         """The full address, which delta-rs and DuckDB understand."""
         return f"{self.root}/{name}"
 
-    def create(self, name: str) -> Upload:
-        """Start a new object, which nobody sees before `Upload.publish`."""
-        return Upload(self, name)
+    def create(self, name: str, *, durable: bool = True) -> Upload:
+        """Start a new object, which nobody sees before `Upload.publish`.
+
+        Without `durable` a local one is not yet safe from a loss of power: `sync` makes many safe at once.
+        """
+        return Upload(self, name, durable=durable)
 
     def open(self, name: str) -> Any:
         """A random access file for reading.
@@ -151,19 +154,19 @@ class Store:
             self.files.delete_file(self.path(name))
 
     def sync(self, names: Iterable[str]) -> None:
-        """Make files that another library wrote survive a loss of power. Object stores need nothing."""
+        """Make files survive a loss of power, side by side. Object stores need nothing."""
         if self.is_local:
             paths = [path for path in map(Path, map(self.path, names)) if path.exists()]
-            for path in [*paths, *{path.parent for path in paths}]:
-                _fsync(path)
+            with errors_of(self.root), ThreadPoolExecutor(DELETES) as pool:
+                list(pool.map(_fsync, [*paths, *{path.parent for path in paths}]))
 
 
 class Upload:
     """One object being written: `stream`, then `publish`, or `abort`. As a context manager it does one of the two."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, *, durable: bool = True) -> None:
         self.name = name
-        self._store = store
+        self._store, self._durable = store, durable
         with errors_of(store.uri(name)):
             if store.is_local:
                 self._final = Path(store.path(name))
@@ -174,7 +177,7 @@ class Upload:
                 self.stream = store.files.open_output_stream(store.path(name))
 
     def publish(self) -> None:
-        """Make it visible, whole and durable.
+        """Make it visible, whole, and durable unless it was not to be.
 
         Raises:
             StoreFullError: no space; the object is not there.
@@ -182,9 +185,11 @@ class Upload:
         with errors_of(self._store.uri(self.name)):
             self.stream.close()
             if self._store.is_local:
-                _fsync(self._path)
+                if self._durable:
+                    _fsync(self._path)
                 self._path.replace(self._final)
-                _fsync(self._final.parent)
+                if self._durable:
+                    _fsync(self._final.parent)
 
     def abort(self) -> None:
         """Leave nothing behind. The error that led here is the one worth raising, so a second one is not."""

@@ -37,7 +37,7 @@ from blyan.schemas import RAW_BLOCKS, Table
 from blyan.solana.ingest import DERIVED, collector_paused, normalise_unit, raw_rows
 from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources import RawRecord, SlotState
-from blyan.stage import compression_of, conform, joined
+from blyan.stage import compression_of, conform, joined, stats_columns
 from blyan.store import errors_of
 
 FORMAT = 1
@@ -350,6 +350,10 @@ class Landing:
             if made:
                 rows[table.name] = made
                 size += octets
+        self._reached("before sync")
+        # All at once: two waits for the disk a file, one after the other, took longer than writing them.
+        self._lake.store.sync(_path(key, name, table) for table in LANDED if table.name in rows)
+        self._reached("after sync")
         return Segment(name, slots[0][0], slots[-1][0], len(slots), slots, rows, size)
 
     def _write_file(self, table: Table, path: str, parts: Iterable[pa.Table], written: list[str]) -> tuple[int, int]:
@@ -361,9 +365,16 @@ class Landing:
         compression, level = compression_of(table)
         self._reached(f"before {table.short_name}")
         written.append(path)
-        with self._lake.store.create(path) as upload:
+        with self._lake.store.create(path, durable=False) as upload:
             rows = 0
-            with pq.ParquetWriter(upload.stream, first.schema, compression=compression, compression_level=level, store_schema=False) as writer:
+            with pq.ParquetWriter(
+                upload.stream,
+                first.schema,
+                compression=compression,
+                compression_level=level,
+                store_schema=False,
+                write_statistics=stats_columns(table),
+            ) as writer:
                 for part in chain([first], full):
                     writer.write_table(part if part.schema == first.schema else part.cast(first.schema))
                     rows += part.num_rows

@@ -25,7 +25,7 @@ from tests.simulated_chain import Faults, SimulatedNode
 
 SEEDS = int(os.environ.get("BLYAN_SEEDS", "100"))
 FIRST_SEED = int(os.environ.get("BLYAN_FIRST_SEED", "0"))
-TICKS = 45
+TICKS = 36
 WIDTH = 16
 
 

@@ -199,10 +199,9 @@ class Follower:
         links, measures, head = self.links, self.measures, self.landing.head
         measures.steps += 1
         processed, finalized = max(head.processed, measures.announced), head.finalized
-        if self._clock() - self._finality_at >= FINALITY_S or processed < 0:
-            tips = await self._node.tips()
-            processed, finalized = max(processed, tips.processed), max(finalized, tips.finalized)
-            self._finality_at = self._clock()
+        due = self._clock() - self._finality_at >= FINALITY_S
+        if processed < 0:
+            processed = (await self._node.tips()).processed
         listed = await self._listed(processed)
         confirmed = max([head.confirmed, *listed[-1:]])
         fetched, measures.unfetched = await self._fetch(links.wanted(listed))
@@ -210,10 +209,18 @@ class Follower:
         newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
         if newest is not None:
             self._proven(links.settle(links.blocks[newest], final=False))
-        if finalized >= links.checkpoint:
+        if fetched or not due:
+            await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
+        if due:
+            # After landing: nobody who waits for a new slot waits for what is final.
+            tips = await self._node.tips()
+            self._finality_at = self._clock()
+            processed, finalized = max(processed, tips.processed), max(finalized, tips.finalized)
+        if finalized >= links.checkpoint and (due or len(fetched) == PER_STEP):
             await self._settle_final(finalized)
+            await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
+        await self._on_disk(self._tidy)
         measures.behind_slots = max(0, processed - links.checkpoint)
-        await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
         return len(fetched) == PER_STEP
 
     def _arrived(self, fetched: list[Fetched]) -> None:
@@ -273,7 +280,6 @@ class Follower:
         measures.lags_s.extend(readable - self._announced_at.pop(slot) for slot in self._pending if slot in self._announced_at)
         self._pending.clear()
         self._dead.clear()
-        await self._on_disk(self._tidy)
         measures.write_s += time.perf_counter() - began
         measures.blocks += sum(record.state is SlotState.PRESENT for record in records)
         measures.skipped += sum(record.state is SlotState.SKIPPED for record in records)
