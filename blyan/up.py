@@ -128,6 +128,7 @@ async def _keep(child: Child, say: Callable[[str], None], stop: asyncio.Event) -
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         lines = asyncio.create_task(_pass_on(child.name, process, say))
         ended = asyncio.create_task(process.wait())
@@ -145,6 +146,11 @@ async def _keep(child: Child, say: Callable[[str], None], stop: asyncio.Event) -
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), pause)
         pause = min(2 * pause, PAUSE_CAP_S)
+
+
+def _heed_interrupts() -> None:
+    # A shell starts background jobs with SIGINT ignored, and every descendant inherits that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def _pass_on(name: str, process: asyncio.subprocess.Process, say: Callable[[str], None]) -> None:

@@ -209,7 +209,7 @@ class Follower:
         newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
         if newest is not None:
             self._proven(links.settle(links.blocks[newest], final=False))
-        if fetched or not due:
+        if self._pending or self._dead:
             await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
         if due:
             # After landing: nobody who waits for a new slot waits for what is final.
@@ -218,7 +218,7 @@ class Follower:
             processed, finalized = max(processed, tips.processed), max(finalized, tips.finalized)
         if finalized >= links.checkpoint and (due or len(fetched) == PER_STEP):
             await self._settle_final(finalized)
-            await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
+        await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
         await self._on_disk(self._tidy)
         measures.behind_slots = max(0, processed - links.checkpoint)
         return len(fetched) == PER_STEP
@@ -272,10 +272,13 @@ class Follower:
         self._proven(links.settle(anchor, final=True))
 
     async def _land(self, **marks: int) -> None:
-        links, measures, records = self.links, self.measures, list(self._pending.values())
+        links, measures, records, head = self.links, self.measures, list(self._pending.values()), self.landing.head
         anchor = None if links.before is None else (links.before.slot, links.before.block_hash)
+        marks["checkpoint"] = links.checkpoint
+        if not records and not self._dead and all(getattr(head, name) == value for name, value in marks.items()):
+            return
         began = time.perf_counter()
-        await self._on_disk(lambda: self.landing.advance(records, self._dead, checkpoint=links.checkpoint, anchor=anchor, **marks))
+        await self._on_disk(lambda: self.landing.advance(records, self._dead, anchor=anchor, **marks))
         readable = self._clock()
         measures.lags_s.extend(readable - self._announced_at.pop(slot) for slot in self._pending if slot in self._announced_at)
         self._pending.clear()
