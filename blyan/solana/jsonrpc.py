@@ -25,6 +25,9 @@ from blyan.errors import BadRecordError, PermanentError, RateLimitedError, Setti
 MAX_BODY_BYTES = 256 << 20
 """A larger answer is refused; the largest block recorded so far is 7 MB of jsonParsed."""
 
+SLOTS_PER_LIST = 500_000
+"""Most slots one getBlocks may span (Solana RPC documentation)."""
+
 BACKOFF_BASE_S = 0.25
 BACKOFF_CAP_S = 10.0
 MAX_RETRY_AFTER_S = 120.0
@@ -127,6 +130,15 @@ class RpcClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def blocks_between(self, first: int, last: int, commitment: str) -> list[int]:
+        """The slots from `first` to `last` that have a block, in order; `getBlocks`, in as many calls as it takes."""
+        found: set[int] = set()
+        for start in range(first, last + 1, SLOTS_PER_LIST):
+            end = min(start + SLOTS_PER_LIST - 1, last)
+            answer = await self.ask("getBlocks", [start, end, {"commitment": commitment}], list[int])
+            found.update(slot for slot in answer if start <= slot <= end)
+        return sorted(found)
 
     async def ask(self, method: str, params: list[Any], kind: type[Answered]) -> Answered:
         """A call whose result is small.

@@ -17,9 +17,6 @@ from blyan.solana.header import Header, read_header
 from blyan.solana.jsonrpc import SLOT_ERRORS, RpcClient, SlotError
 from blyan.solana.sources import RawRecord, SlotState
 
-SLOTS_PER_LIST = 500_000
-"""Most slots one getBlocks may span (Solana RPC documentation)."""
-
 
 class Commitment(StrEnum):
     """How sure a node is. Blocks are served from `confirmed` on."""
@@ -106,12 +103,7 @@ class RpcNode:
 
     async def listed(self, first: int, last: int, commitment: Commitment) -> list[int]:
         """See `Node`."""
-        found: set[int] = set()
-        for start in range(first, last + 1, SLOTS_PER_LIST):
-            end = min(start + SLOTS_PER_LIST - 1, last)
-            answer = await self._client.ask("getBlocks", [start, end, {"commitment": commitment}], list[int])
-            found.update(slot for slot in answer if start <= slot <= end)
-        return sorted(found)
+        return await self._client.blocks_between(first, last, commitment)
 
     async def link(self, slot: int, commitment: Commitment) -> Link | Unfetched:
         """See `Node`."""

@@ -30,12 +30,9 @@ from msgspec import Struct
 from blyan.errors import BadRecordError
 from blyan.settings import Settings
 from blyan.solana.header import Header, read_header
-from blyan.solana.jsonrpc import SLOT_ERRORS, RpcClient, SlotError, where_of
+from blyan.solana.jsonrpc import SLOT_ERRORS, SLOTS_PER_LIST, RpcClient, SlotError, where_of
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import RawRecord, SlotState, SourceReport
-
-SLOTS_PER_LIST = 500_000
-"""Most slots one getBlocks may span (Solana RPC documentation)."""
 
 LOOK_AHEAD = 64
 """Slots asked for first when looking for the block after a range; 64 times as many each time there is none."""
@@ -284,13 +281,7 @@ class _Node:
 
     async def listed(self, slots: SlotRange, bounds: _Bounds) -> list[int]:
         """The slots of the range that have a block, in order."""
-        found: set[int] = set()
-        start, last = max(slots.first, bounds.first), min(slots.last, bounds.last)
-        for first in range(start, last + 1, SLOTS_PER_LIST):
-            end = min(first + SLOTS_PER_LIST - 1, last)
-            answer = await self._client.ask("getBlocks", [first, end, {"commitment": "finalized"}], list[int])
-            found.update(slot for slot in answer if first <= slot <= end)
-        return sorted(found)
+        return await self._client.blocks_between(max(slots.first, bounds.first), min(slots.last, bounds.last), "finalized")
 
     async def next_listed(self, start: int, bounds: _Bounds) -> int | None:
         """The first slot from `start` on that has a block."""
