@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     horizon_slot: int = Field(1_000, gt=0, description="First slot after the grid.")
     slots_per_range: int = Field(100, gt=0, description="Slots in a range, the unit of partitioning. Production: 54000, an eighth of an epoch.")
     genesis_hash: str | None = Field(
-        None, description="Genesis hash that the source must have. Unset: the first chain that fills the lake is pinned in it."
+        None,
+        description="Genesis hash that the source, or the node that is followed, must have. Unset: the first chain that fills the lake is pinned in it.",
     )
 
     archive: str | None = Field(None, description="Folder or bucket of recorded getBlock responses, for BLYAN_SOURCE=archive.")
@@ -53,6 +54,11 @@ class Settings(BaseSettings):
         "json", description="Encoding asked of getBlock. json is decoded here, 30 % fewer bytes than jsonParsed."
     )
 
+    stream: Literal["slots", "blocks"] = Field(
+        "slots",
+        description="What tells `blyan follow` that it is time to ask. slots: slotSubscribe. blocks: also blockSubscribe, whose blocks are "
+        "then not fetched; few nodes serve it, and what it leaves out is fetched.",
+    )
     websocket_url: str | None = Field(
         None,
         description="WebSocket endpoint that announces slots to `blyan follow`. Unset: that of BLYAN_RPC_URL, on the next port where it names one.",

@@ -15,8 +15,9 @@ import random
 from dataclasses import dataclass, field
 
 from blyan.errors import SourceUnreachableError
+from blyan.solana.commitment import Commitment
 from blyan.solana.follower.links import Link
-from blyan.solana.follower.node import Commitment, Fetched, Tips, Unfetched
+from blyan.solana.follower.node import Fetched, Tips, Unfetched
 from blyan.solana.sources import RawRecord, SlotState
 
 DEPTH = 6

@@ -62,13 +62,21 @@ def pin_chain(lake: Lake, source: BlockSource, expected: str | None) -> None:
         WrongChainError: it serves another.
     """
     served = source.genesis_hash()
-    if served is None:
-        return
+    if served is not None:
+        pin_genesis(lake, served, expected)
+
+
+def pin_genesis(lake: Lake, served: str, expected: str | None) -> None:
+    """As `pin_chain`, where the genesis hash of what serves the blocks is known already.
+
+    Raises:
+        WrongChainError: it is not the one that the settings and the lake name.
+    """
     if expected is not None and served != expected:
         raise WrongChainError(
             f"the source serves the chain with genesis hash {served}, the settings ask for {expected}",
             where="BLYAN_GENESIS_HASH",
-            remedy="point BLYAN_SOURCE at that chain, or correct BLYAN_GENESIS_HASH",
+            remedy="point BLYAN_SOURCE or BLYAN_RPC_URL at that chain, or correct BLYAN_GENESIS_HASH",
         )
     pinned = lake.pin("genesis_hash", served)
     if pinned != served:

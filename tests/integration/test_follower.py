@@ -137,7 +137,11 @@ def test_a_node_with_every_fault_is_followed_all_the_same(tmp_path: Path) -> Non
         faults = localnet.faults
         faults.drop_slots = faults.duplicate_slots = faults.reorder_slots = 0.2
         faults.refuse_every, faults.retry_after_s, faults.break_every = 17, None, 23
+        # A follower that takes a second to start would begin with the second range.
+        localnet.hold()
         with following(tmp_path / "lake", localnet, BLYAN_RPC_TIMEOUT_S="2") as process:
+            until(lake, lambda head: True, process)
+            localnet.resume()
             until(lake, lambda head: head.checkpoint > 10, process)
             localnet.drop_connections()
             faults.unready_blocks = 4
@@ -162,6 +166,20 @@ def test_another_chain_is_refused(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert "genesis hash" in words
         assert read_head(lake) is None
+
+
+def test_another_chain_than_the_settings_name_is_refused_before_anything_is_landed(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    with running(Options(slot_ms=None, transactions_per_slot=1)) as localnet:
+        with following(tmp_path / "lake", localnet, BLYAN_GENESIS_HASH="another chain") as process:
+            _, words = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 1
+        assert "the settings ask for another chain" in words
+        assert read_head(lake) is None
+        assert lake.pinned("genesis_hash") is None
+        served = RpcSource(localnet.http_url).genesis_hash()
+        with following(tmp_path / "lake", localnet, BLYAN_GENESIS_HASH=served) as process:
+            assert until(lake, lambda head: True, process).genesis_hash == served
 
 
 def test_metrics_are_served(tmp_path: Path, free_port: int) -> None:

@@ -35,10 +35,11 @@ from websockets.exceptions import ConnectionClosed
 
 from blyan import schemas
 from blyan.errors import SettingError
+from blyan.solana.commitment import Commitment
 from blyan.solana.decode import decode
 from blyan.solana.embedded import Schedule
 from blyan.solana.localnet.faults import Faults
-from blyan.solana.localnet.ledger import Commitment, Fork, Plan
+from blyan.solana.localnet.ledger import Fork, Plan
 from blyan.solana.localnet.server import Localnet, Options, running
 from blyan.solana.normalise import normalise
 from blyan.solana.programs import VOTE

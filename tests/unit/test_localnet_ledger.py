@@ -15,10 +15,11 @@ from solders.transaction import VersionedTransaction
 
 from blyan import schemas
 from blyan.errors import SettingError
+from blyan.solana.commitment import Commitment
 from blyan.solana.decode import decode
 from blyan.solana.localnet.encoding import View, encode_account, encode_block, ui_token_amount, wire_format
 from blyan.solana.localnet.errors import RpcError
-from blyan.solana.localnet.ledger import Commitment, Fork, Ledger, Plan, Progress
+from blyan.solana.localnet.ledger import Fork, Ledger, Plan, Progress
 from blyan.solana.normalise import normalise
 from blyan.solana.programs import VOTE
 from blyan.solana.slots import SlotRange

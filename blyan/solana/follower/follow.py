@@ -19,11 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from blyan.errors import TransientError, WrongChainError
+from blyan.errors import TransientError
 from blyan.lake import Lake
+from blyan.solana.commitment import Commitment
 from blyan.solana.follower.links import Link, Links, Settled
-from blyan.solana.follower.node import Commitment, Fetched, Node, Unfetched
+from blyan.solana.follower.node import Fetched, Node, Unfetched
 from blyan.solana.follower.stream import SlotStream
+from blyan.solana.ingest import pin_genesis
 from blyan.solana.landing import Landing
 from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources import RawRecord, SlotState
@@ -77,6 +79,7 @@ class Follower:
         stream: when to ask.
         lake: what the landing belongs to.
         grid: its ranges.
+        genesis_hash: the chain that the node must serve; None where the lake alone says.
         landing: the landing; opened from the lake by default.
         clock: seconds that never go back.
         told: called after every step.
@@ -89,12 +92,13 @@ class Follower:
         lake: Lake,
         grid: Grid,
         *,
+        genesis_hash: str | None = None,
         landing: Landing | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Callable[[Follower], None] = lambda _: None,
     ) -> None:
         self._node, self._stream, self._lake, self._grid = node, stream, lake, grid
-        self._clock, self._told = clock, told
+        self._clock, self._told, self._genesis_hash = clock, told, genesis_hash
         self.landing = landing or Landing(lake, grid)
         self.measures = Measures()
         self.links = Links(0)
@@ -114,7 +118,7 @@ class Follower:
         """Follow until `stop` is set.
 
         Raises:
-            WrongChainError: the node serves another chain than the lake holds.
+            WrongChainError: the node serves another chain than the lake holds, or than the settings ask for.
             PermanentError: the node contradicts what it called final, or has nothing to begin with.
         """
         clock = asyncio.create_task(self._listen())
@@ -163,13 +167,7 @@ class Follower:
     async def begin(self) -> None:
         """Go on from the head that is there; without one, begin with the range of the finalized tip."""
         genesis = await self._node.genesis_hash()
-        pinned = self._lake.pin("genesis_hash", genesis)
-        if genesis != pinned:
-            raise WrongChainError(
-                f"the node serves the chain with genesis hash {genesis}, the lake holds {pinned}",
-                where=self._node.where,
-                remedy="point BLYAN_RPC_URL at that chain, or use another BLYAN_LAKE",
-            )
+        pin_genesis(self._lake, genesis, self._genesis_hash)
         head = self.landing.head
         if not head.generation:
             first = await self._first()

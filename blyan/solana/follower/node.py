@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
 from blyan.errors import BadRecordError
+from blyan.solana.commitment import Commitment
 from blyan.solana.follower.links import Link
-from blyan.solana.header import Header, read_header
+from blyan.solana.header import read_header
 from blyan.solana.jsonrpc import SLOT_ERRORS, RpcClient, SlotError
 from blyan.solana.sources import RawRecord, SlotState
-
-
-class Commitment(StrEnum):
-    """How sure a node is. Blocks are served from `confirmed` on."""
-
-    PROCESSED = "processed"
-    CONFIRMED = "confirmed"
-    FINALIZED = "finalized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +91,11 @@ class RpcNode:
 
     async def tips(self) -> Tips:
         """See `Node`."""
-        return Tips(*await asyncio.gather(*(self._client.ask("getSlot", [{"commitment": level}], int) for level in Commitment)))
+        return Tips(*await asyncio.gather(*(self._client.ask("getSlot", [{"commitment": level.label}], int) for level in Commitment)))
 
     async def listed(self, first: int, last: int, commitment: Commitment) -> list[int]:
         """See `Node`."""
-        return await self._client.blocks_between(first, last, commitment)
+        return await self._client.blocks_between(first, last, commitment.label)
 
     async def link(self, slot: int, commitment: Commitment) -> Link | Unfetched:
         """See `Node`."""
@@ -116,26 +108,29 @@ class RpcNode:
 
     async def _get(self, slot: int, commitment: Commitment, options: dict[str, Any]) -> Fetched | Unfetched:
         try:
-            payload = bytes(await self._client.call("getBlock", [slot, {**options, "commitment": commitment}]))
+            payload = bytes(await self._client.call("getBlock", [slot, {**options, "commitment": commitment.label}]))
         except SlotError as error:
             meaning, remedy = SLOT_ERRORS[error.code]
             return Unfetched(slot, f"rpc {error.code}: {meaning}. Remedy: {remedy}")
         if payload == b"null":
             return Unfetched(slot, "null result")
-        try:
-            header = read_header(payload)
-        except BadRecordError as error:
-            return Unfetched(slot, str(error))
-        link = _link_of(slot, header)
-        if isinstance(link, Unfetched):
-            return link
-        record = RawRecord(
-            slot, SlotState.PRESENT, "getBlock", payload, block_hash=header.block_hash, parent_slot=header.parent_slot, origin=self.where
-        )
-        return Fetched(link, record)
+        return read_block(slot, payload, self.where)
 
 
-def _link_of(slot: int, header: Header) -> Link | Unfetched:
+def read_block(slot: int, payload: bytes, origin: str) -> Fetched | Unfetched:
+    """A getBlock result as a block of this slot, or why it is none.
+
+    Args:
+        slot: what was asked for.
+        payload: the result, in any encoding.
+        origin: the endpoint that gave it.
+    """
+    try:
+        header = read_header(payload)
+    except BadRecordError as error:
+        return Unfetched(slot, str(error))
     if header.parent_slot is not None and header.parent_slot >= slot > 0:
         return Unfetched(slot, f"the answer is of another slot: its parent slot is {header.parent_slot}")
-    return Link(slot, header.block_hash, header.parent_slot, header.previous_block_hash)
+    link = Link(slot, header.block_hash, header.parent_slot, header.previous_block_hash)
+    record = RawRecord(slot, SlotState.PRESENT, "getBlock", payload, block_hash=header.block_hash, parent_slot=header.parent_slot, origin=origin)
+    return Fetched(link, record)

@@ -19,8 +19,9 @@ from blyan.errors import SettingError
 from blyan.lake import Lake
 from blyan.settings import Settings
 from blyan.solana.follower.follow import Follower
-from blyan.solana.follower.node import RpcNode
-from blyan.solana.follower.stream import WebSocketSlots, websocket_url
+from blyan.solana.follower.node import Node, RpcNode
+from blyan.solana.follower.pushed import PushedBlocks, WebSocketBlocks
+from blyan.solana.follower.stream import SlotStream, WebSocketSlots, websocket_url
 from blyan.solana.jsonrpc import RpcClient
 
 SAY_EVERY_S = 5.0
@@ -44,9 +45,9 @@ def follow(settings: Settings, say: Callable[[str], None]) -> None:
 
 async def _follow(settings: Settings, say: Callable[[str], None]) -> None:
     client = RpcClient(settings.rpc_url, concurrency=CONCURRENCY, timeout_s=settings.rpc_timeout_s, retries=RETRIES)
-    stream = WebSocketSlots(settings.websocket_url or websocket_url(settings.rpc_url))
-    talker = _Talker(say)
-    follower = Follower(RpcNode(client, encoding=settings.rpc_encoding), stream, Lake.from_settings(settings), settings.grid, told=talker.told)
+    node, stream = _ends(settings, RpcNode(client, encoding=settings.rpc_encoding), say)
+    talker, lake = _Talker(say), Lake.from_settings(settings)
+    follower = Follower(node, stream, lake, settings.grid, genesis_hash=settings.genesis_hash, told=talker.told)
     say(f"following {client.where} into {settings.lake}")
     if settings.metrics_port:
         _serve_metrics(settings.metrics_port, follower)
@@ -59,6 +60,16 @@ async def _follow(settings: Settings, say: Callable[[str], None]) -> None:
     finally:
         await client.close()
     say(f"stopped; the checkpoint is slot {follower.landing.head.checkpoint:,}")
+
+
+def _ends(settings: Settings, node: Node, say: Callable[[str], None]) -> tuple[Node, SlotStream]:
+    """Where content comes from, and what says that there is some."""
+    url = settings.websocket_url or websocket_url(settings.rpc_url)
+    slots = WebSocketSlots(url, say=say)
+    if settings.stream == "blocks":
+        pushed = PushedBlocks(node, slots, WebSocketBlocks(url, encoding=settings.rpc_encoding), say=say)
+        return pushed, pushed
+    return node, slots
 
 
 class _Talker:

@@ -25,6 +25,9 @@ class Faults:
         duplicate_slots: share of slot notifications that are sent twice.
         reorder_slots: share of slot notifications that are sent after the one that follows.
         delay_slots_ms: milliseconds by which every slot notification is late.
+        refuse_blocks: blockSubscribe is answered -32601, as by a node that was not started with it.
+        drop_blocks: share of block notifications that are never sent, 0 to 1.
+        delay_blocks_ms: milliseconds by which every block notification is late.
         lag_blocks: the node answers as it would have, this many blocks ago.
         unready_blocks: this many getBlock calls are answered -32014; counts down.
         long_term_storage: skipped slots are answered -32009 instead of -32007.
@@ -41,6 +44,9 @@ class Faults:
     duplicate_slots: float = 0
     reorder_slots: float = 0
     delay_slots_ms: float = 0
+    refuse_blocks: bool = False
+    drop_blocks: float = 0
+    delay_blocks_ms: float = 0
     lag_blocks: int = 0
     unready_blocks: int = 0
     long_term_storage: bool = False

@@ -21,7 +21,6 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,6 +31,7 @@ from solders.transaction import VersionedTransaction
 
 from blyan.errors import SettingError
 from blyan.solana import programs
+from blyan.solana.commitment import Commitment
 from blyan.solana.embedded import EmbeddedChain, Schedule, Simulation
 from blyan.solana.localnet.encoding import wire_format
 from blyan.solana.traffic import TrafficState
@@ -51,19 +51,6 @@ _BUILTINS = (
     "SysvarEpochSchedu1e111111111111111111111111",
     "SysvarRent111111111111111111111111111111111",
 )
-
-
-class Commitment(IntEnum):
-    """How sure a node is of a block, in the order of growing certainty."""
-
-    PROCESSED = 0
-    CONFIRMED = 1
-    FINALIZED = 2
-
-    @property
-    def label(self) -> str:
-        """Solana's name for it."""
-        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,12 @@ from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
 from blyan.solana import base58
+from blyan.solana.commitment import Commitment
 from blyan.solana.localnet import errors
 from blyan.solana.localnet.encoding import AccountEncoding, View, encode_account, encode_block, encode_transaction
 from blyan.solana.localnet.errors import RpcError
 from blyan.solana.localnet.faults import Faults
-from blyan.solana.localnet.ledger import BLOCKHASH_AGE, Block, Commitment, Landed, Ledger
+from blyan.solana.localnet.ledger import BLOCKHASH_AGE, Block, Landed, Ledger
 from blyan.solana.programs import MEMO_V1, MEMO_V3
 from blyan.solana.slots import SLOTS_PER_EPOCH, epoch_of
 

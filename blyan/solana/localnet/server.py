@@ -26,8 +26,9 @@ import msgspec
 from aiohttp import ClientConnectionResetError, WSMsgType, web
 
 from blyan.errors import SettingError
+from blyan.solana.commitment import Commitment
 from blyan.solana.localnet.faults import Faults
-from blyan.solana.localnet.ledger import CONFIRMATION_DEPTH, FINALITY_DEPTH, LEDGER_BYTES, Commitment, Ledger, Plan, Progress
+from blyan.solana.localnet.ledger import CONFIRMATION_DEPTH, FINALITY_DEPTH, LEDGER_BYTES, Ledger, Plan, Progress
 from blyan.solana.localnet.rpc import Methods
 from blyan.solana.localnet.subscriptions import Hub
 

@@ -18,11 +18,12 @@ from msgspec import Raw
 from solders.account import Account
 from solders.pubkey import Pubkey
 
+from blyan.solana.commitment import Commitment
 from blyan.solana.localnet import errors
 from blyan.solana.localnet.encoding import View, encode_account, encode_block
 from blyan.solana.localnet.errors import RpcError
 from blyan.solana.localnet.faults import Faults
-from blyan.solana.localnet.ledger import Block, Commitment, Ledger, Progress
+from blyan.solana.localnet.ledger import Block, Ledger, Progress
 from blyan.solana.localnet.rpc import (
     Params,
     account_encoding_of,
@@ -288,6 +289,8 @@ class Connection:
             RpcError: the parameters do not fit, or there is no such subscription.
         """
         if method in _KINDS:
+            if self._hub.faults.refuse_blocks and _KINDS[method] is BlockSubscription:
+                raise errors.method_not_found()
             try:
                 subscription = _KINDS[method](params)
             except IndexError as error:
@@ -320,10 +323,21 @@ class Connection:
             message = msgspec.json.encode({"jsonrpc": "2.0", "method": f"{subscription.kind}Notification", "params": params})
             if isinstance(subscription, SlotSubscription):
                 self._disturb(message)
+            elif isinstance(subscription, BlockSubscription):
+                self._disturb_block(message)
             else:
                 self._send(message)
         if subscription.is_over:
             self._subscriptions.pop(number, None)
+
+    def _disturb_block(self, message: bytes) -> None:
+        faults = self._hub.faults
+        if faults.drop_blocks and self._random.random() < faults.drop_blocks:
+            return
+        if faults.delay_blocks_ms > 0:
+            self._later(faults.delay_blocks_ms / 1_000, lambda: self._send(message))
+        else:
+            self._send(message)
 
     def _disturb(self, message: bytes) -> None:
         """Send a slot notification as the faults have it."""
