@@ -25,6 +25,9 @@ DISTRIBUTIONS = ("dagster", "dagster-webserver", "dagster-dbt", "deltalake", "du
 SECRET_SETTINGS = ("delta_options", "file_options")
 """Shown by the names in them only: the values may be keys."""
 
+ADDRESSES = ("rpc_url", "websocket_url", "yellowstone_url")
+"""Shown by scheme and host only."""
+
 ENOUGH_BYTES = 1 << 30
 """Free space below which a warning is due; one range of production size takes several gigabytes."""
 
@@ -73,7 +76,7 @@ def _settings(settings: Settings) -> list[Finding]:
         value = getattr(settings, name)
         if name in SECRET_SETTINGS:
             value = ", ".join(sorted(value)) or "none"
-        elif name == "rpc_url":
+        elif name in ADDRESSES and value is not None:
             value = _without_token(value)
         found.append(Finding(variable, f"{value} ({origin})", remedy=field.description or ""))
     return found

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, HttpUrl, ValidationError
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from blyan.errors import SettingError
@@ -54,15 +54,17 @@ class Settings(BaseSettings):
         "json", description="Encoding asked of getBlock. json is decoded here, 30 % fewer bytes than jsonParsed."
     )
 
-    stream: Literal["slots", "blocks"] = Field(
+    stream: Literal["slots", "blocks", "yellowstone"] = Field(
         "slots",
         description="What tells `blyan follow` that it is time to ask. slots: slotSubscribe. blocks: also blockSubscribe, whose blocks are "
-        "then not fetched; few nodes serve it, and what it leaves out is fetched.",
+        "then not fetched; few nodes serve it, and what it leaves out is fetched. yellowstone: the Geyser stream at BLYAN_YELLOWSTONE_URL.",
     )
     websocket_url: str | None = Field(
         None,
         description="WebSocket endpoint that announces slots to `blyan follow`. Unset: that of BLYAN_RPC_URL, on the next port where it names one.",
     )
+    yellowstone_url: str | None = Field(None, description="`https://host:port` of a Yellowstone gRPC endpoint, for BLYAN_STREAM=yellowstone.")
+    yellowstone_token: SecretStr | None = Field(None, description="Token sent to it as `x-token`.")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Port on which `blyan follow` serves Prometheus metrics; 0 means none.")
 
     bigquery_project: str | None = Field(None, description="Google Cloud project that is billed, for BLYAN_SOURCE=bigquery.")

@@ -22,6 +22,7 @@ from blyan.solana.follower.follow import Follower
 from blyan.solana.follower.node import Node, RpcNode
 from blyan.solana.follower.pushed import PushedBlocks, WebSocketBlocks
 from blyan.solana.follower.stream import SlotStream, WebSocketSlots, websocket_url
+from blyan.solana.follower.yellowstone import YellowstoneSlots
 from blyan.solana.jsonrpc import RpcClient
 
 SAY_EVERY_S = 5.0
@@ -63,8 +64,17 @@ async def _follow(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def _ends(settings: Settings, node: Node, say: Callable[[str], None]) -> tuple[Node, SlotStream]:
-    """Where content comes from, and what says that there is some."""
+    """Where content comes from, and what says that there is some.
+
+    Raises:
+        SettingError: BLYAN_YELLOWSTONE_URL is needed and not set, or of another form.
+    """
     url = settings.websocket_url or websocket_url(settings.rpc_url)
+    if settings.stream == "yellowstone":
+        if settings.yellowstone_url is None:
+            raise SettingError("not set", where="BLYAN_YELLOWSTONE_URL", remedy="set it to https://host:port, or BLYAN_STREAM to slots")
+        token = settings.yellowstone_token.get_secret_value() if settings.yellowstone_token else None
+        return node, YellowstoneSlots(settings.yellowstone_url, token=token, say=say)
     slots = WebSocketSlots(url, say=say)
     if settings.stream == "blocks":
         pushed = PushedBlocks(node, slots, WebSocketBlocks(url, encoding=settings.rpc_encoding), say=say)
