@@ -332,8 +332,27 @@ QUARANTINE = Table(
     ("block_slot", "item"),
 )
 
+SLOT_STATUS = Table(
+    "solana/slot_status",
+    "What is known of each slot and how sure it is, up to the newest announced one. It is a view, made from the completeness statement and "
+    "from what the follower last wrote of the tip; the lake does not store it. A slot that the chain may have passed over has no row until "
+    "that is final.",
+    (
+        _column("slot", COUNT, "The slot.", nullable=False),
+        _column(
+            "state", TEXT, "`landed`, `skipped` or `unknown`, as `completeness.state`; `announced` where its block is still to come.", nullable=False
+        ),
+        _column("block_hash", TEXT, "Hash of the block that landed."),
+        _column("commitment", TEXT, "`processed` (announced), `confirmed` or `finalized`. Null where the state is unknown."),
+    ),
+    ("slot",),
+)
+
 NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES, BLOCK_REWARDS)
 """The six tables that one pass over the raw blocks makes."""
 
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
+
+VIEWS = {view.name: view for view in (SLOT_STATUS,)}
+"""What `blyan sql` shows besides the tables, by name."""

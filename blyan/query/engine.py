@@ -8,7 +8,8 @@ made: a connection is a snapshot, though not one across tables. DuckDB opens onl
 that a filter on `slot_range` leaves, and only the row groups that a filter on the slot leaves.
 
 Slots that are not in the tables yet are in the landing, whose files have the same columns: ranges that
-its head names are read from there alone (`blyan.solana.landing` has the rule). The head is read first.
+its head names are read from there alone (`blyan.solana.landing` has the rule). The head is read first. `solana.slot_status`
+is made of the completeness statement and of the same head.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
-from blyan.schemas import RANGE_COLUMN, TABLES, Table
+from blyan.schemas import COMPLETENESS, RANGE_COLUMN, SLOT_STATUS, TABLES, Table
+from blyan.solana.commitment import Commitment
 from blyan.solana.landing import LANDED, Head, read_head
 from blyan.solana.slots import SlotRange
 
@@ -46,7 +48,9 @@ def connect(
     connection.execute("set timezone = 'UTC'")
     head = read_head(lake)
     for table in all_tables() if tables is None else tables:
-        _expose(connection, lake, table, slots, head)
+        files = _expose(connection, lake, table, slots, head)
+        if files is not None and table == COMPLETENESS:
+            _expose_status(connection, {file.key for file in files}, slots, head or Head())
     return connection
 
 
@@ -76,12 +80,13 @@ def _files(lake: Lake, table: Table, slots: SlotRange | None, head: Head | None)
     return found + ([_File(path, key) for key, path in landed.files(table, slots)] if landed else [])
 
 
-def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None, head: Head | None) -> None:
+def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slots: SlotRange | None, head: Head | None) -> list[_File] | None:
+    """Make the view of a table; the files it reads, or None where there is no such table."""
     by_range = table.partition_by == (RANGE_COLUMN,)
     slots = slots if by_range else None
     files = _files(lake, table, slots, head)
     if not files and (head is None or table not in LANDED):
-        return
+        return None
     connection.execute(f'create schema if not exists "{table.group}"')
     name = f'"{table.group}"."{table.short_name}"'
     if not files:
@@ -110,11 +115,35 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
         rows = f"files_of_{table.group}_{table.short_name}"
         connection.register(rows, dataset.FileSystemDataset(fragments, schema, parquet, lake.store.files))
         connection.execute(f"create or replace view {name} as select * from {rows}")  # noqa: S608
+    return files
+
+
+def _expose_status(connection: duckdb.DuckDBPyConnection, held: set[str | None], slots: SlotRange | None, head: Head) -> None:
+    """Make the view of what is known of each slot, from that of the completeness statement and the head that it was made with.
+
+    An announced slot counts only where the landing is read for its range, or nothing is: `held` are the ranges that are read.
+    """
+    names = "slot, state, block_hash, commitment, " + RANGE_COLUMN
+    landed = ", ".join(f"'{key}'" for key in sorted(head.range_keys())) or "null"
+    known = (
+        f"select slot, state, block_hash, case when state = 'unknown' then null "  # noqa: S608
+        f"when slot >= {head.checkpoint} and {RANGE_COLUMN} in ({landed}) then '{Commitment.CONFIRMED.label}' "
+        f"else '{Commitment.FINALIZED.label}' end as commitment, {RANGE_COLUMN} from {COMPLETENESS.group}.{COMPLETENESS.short_name}"
+    )
+    ahead = "".join(
+        f" union all select {slot}::bigint, 'announced', null, '{Commitment.PROCESSED.label}', '{key}'"
+        for slot, key in head.announced
+        if (slots is None or slots.first <= slot <= slots.last) and (key in head.range_keys() or key not in held)
+    )
+    view = f"{SLOT_STATUS.group}.{SLOT_STATUS.short_name}"
+    connection.execute(f"create or replace view {view} as select {names} from ({known}{ahead})")  # noqa: S608
 
 
 def mentioned(sql: str) -> list[Table]:
     """The tables whose names occur in the text; all of them where none does, as in `show all tables`."""
     text = sql.lower()
+    if SLOT_STATUS.short_name in text:
+        text += f" {COMPLETENESS.short_name}"
     return [table for table in all_tables() if table.short_name in text] or all_tables()
 
 

@@ -99,6 +99,7 @@ class Head(Struct, frozen=True):
         processed, confirmed, finalized: the node's newest slot at each commitment, as it last said.
         checkpoint: every followed slot before it is final: landed with its hash, or skipped with proof.
         anchor: slot and hash of the newest final block, which the next one must link to.
+        announced: (slot, range key) of slots that the node has processed and whose blocks are still to come, the newest of them.
         ranges: in order of their keys; all others are the lake's.
     """
 
@@ -110,6 +111,7 @@ class Head(Struct, frozen=True):
     finalized: int = -1
     checkpoint: int = 0
     anchor: tuple[int, str] | None = None
+    announced: list[tuple[int, str]] = []
     ranges: list[LandedRange] = []
     format: int = FORMAT
 
@@ -231,7 +233,8 @@ class Landing:
         Args:
             added: present or skipped slots, with rejected records beside them; a slot that is there already is replaced.
             removed: slots whose block died with its fork.
-            marks: new values of the head's `processed`, `confirmed`, `finalized`, `checkpoint`, `anchor`, `genesis_hash`.
+            marks: new values of the head's `processed`, `confirmed`, `finalized`, `checkpoint`, `anchor`, `announced`,
+                `genesis_hash`.
 
         Raises:
             StoreFullError: no space; readers see what they saw before, and the same call can be made again.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import random
 import signal
@@ -19,11 +21,17 @@ import pytest
 from blyan import schemas
 from blyan.lake import Lake
 from blyan.query import engine
+from blyan.solana.follower import serve
+from blyan.solana.follower.follow import Follower
+from blyan.solana.follower.serve import quantile_of
+from blyan.solana.follower.stream import WebSocketSlots
 from blyan.solana.ingest import land, normalise_range
 from blyan.solana.landing import Head, land_sealed, read_head
+from blyan.solana.localnet.ledger import Fork
 from blyan.solana.localnet.server import Localnet, Options, running
 from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources.rpc import RpcSource
+from tests.simulated_chain import Faults, SimulatedNode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -182,17 +190,83 @@ def test_another_chain_than_the_settings_name_is_refused_before_anything_is_land
             assert until(lake, lambda head: True, process).genesis_hash == served
 
 
-def test_metrics_are_served(tmp_path: Path, free_port: int) -> None:
+def scraped(port: int, reached: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """The first metrics for which this holds, by name with labels."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S).read().decode()
+        values = {name: float(value) for name, value in (line.split() for line in text.splitlines() if line and not line.startswith("#"))}
+        if reached(values):
+            return values
+        time.sleep(0.05)
+    raise AssertionError(f"not within {WAIT_S:g} s: {values}")
+
+
+def test_metrics_say_how_far_behind_it_is_and_what_became_of_it(tmp_path: Path, free_port: int) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    with running(Options(slot_ms=None, transactions_per_slot=2)) as localnet:
-        localnet.advance(5)
-        with following(tmp_path / "lake", localnet, BLYAN_METRICS_PORT=str(free_port)) as process:
-            until(lake, lambda head: head.confirmed >= 3, process)
-            text = urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=WAIT_S).read().decode()
-    values = dict(line.split() for line in text.splitlines() if line and not line.startswith("#"))
-    assert float(values["blyan_blocks_total"]) >= 3
-    assert float(values["blyan_slot_confirmed"]) >= 3
-    assert float(values["blyan_quarantined_total"]) == 0
+    with running(Options(slot_ms=None, transactions_per_slot=2, first_slot=1_600, finality_depth=80)) as localnet:
+        localnet.advance(60)
+        # Of what is there at first, the newest and the oldest blocks come first: between them is a gap, which is filled.
+        with following(tmp_path / "lake", localnet, BLYAN_METRICS_PORT=str(free_port), BLYAN_STREAM="blocks") as process:
+            until(lake, lambda head: head.confirmed >= 1_650, process)
+            localnet.plan.add(Fork(localnet.ledger.next_slot + 2, 3))
+            for _ in range(10):
+                localnet.advance(1)
+                time.sleep(0.1)
+            localnet.drop_connections()
+            values = scraped(
+                free_port,
+                lambda values: values["blyan_reconnects_total"] >= 2 and values["blyan_forks_total"] >= 1
+                and values["blyan_gap_slots"] == 0 and values["blyan_lag_slots"] <= 1,
+            )  # fmt: skip
+            # Nothing is to be had any more, neither pushed nor fetched, while the chain goes on.
+            localnet.faults.unready_blocks, localnet.faults.drop_blocks = 10**6, 1.0
+
+            def later(values: dict[str, float]) -> bool:
+                # One by one: what is announced while the stream is down is not heard of.
+                localnet.advance(1)
+                return values["blyan_lag_slots"] >= 12
+
+            late = scraped(free_port, later)
+            localnet.faults.unready_blocks = 0
+            scraped(free_port, lambda values: values["blyan_lag_slots"] <= 1)
+    assert values["blyan_slot_confirmed"] >= 1_665
+    assert values["blyan_blocks_total"] >= 60
+    assert values["blyan_payload_bytes_total"] > 60_000
+    assert values["blyan_gaps_filled_total"] >= 1
+    assert values["blyan_quarantined_total"] == 0
+    assert values["blyan_pushed_used_total"] >= 1
+    assert values["blyan_pushed_waiting_bytes"] >= values["blyan_pushed_waiting_blocks"] >= 0
+    assert 0 < values['blyan_lag_seconds{quantile="0.5"}'] <= values['blyan_lag_seconds{quantile="0.95"}'] < WAIT_S
+    assert late["blyan_slot_confirmed"] < late["blyan_slot_processed"]
+
+
+def test_the_lines_say_how_far_behind_it_is_when_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SAY_EVERY_S", 0.0)
+    said: list[str] = []
+
+    async def follow() -> None:
+        node = SimulatedNode(1, Faults(skip=0, fork=0, fail=0, lag=0, leave_out=0, null=0))
+        for _ in range(30):
+            node.tick()
+        talker = serve._Talker(said.append)
+        follower = Follower(node, WebSocketSlots("ws://127.0.0.1:9"), Lake(str(tmp_path)), GRID, told=talker.told)
+        await follower.begin()
+        follower.measures.announced = 29
+        await follower.step()
+        talker.told(follower)
+        follower.measures.announced = 129
+        talker.told(follower)
+
+    asyncio.run(follow())
+    assert ["behind" in line for line in said] == [False, True]
+    assert "the newest block is 101 slots before the tip, 0 slots before it are missing" in said[1]
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    assert [quantile_of([3.0, 1.0, 2.0, 4.0], share) for share in (0.25, 0.5, 0.95, 1.0)] == [1.0, 2.0, 4.0, 4.0]
+    assert quantile_of([7.0], 0.5) == 7.0
+    assert math.isnan(quantile_of([], 0.95))
 
 
 @pytest.fixture

@@ -46,6 +46,12 @@ def test_a_filter_on_the_range_and_on_the_slot_finds_the_same_rows(lake: Lake) -
     assert by_range
 
 
+def test_the_status_of_a_slot_that_nobody_follows_is_final(lake: Lake) -> None:
+    query = "select state, commitment, slot_range, count(*) from solana.slot_status where slot >= 4 group by all"
+    with connect(lake, tables=mentioned(query)) as connection:
+        assert connection.execute(query).fetchall() == [("landed", "finalized", "000000000004", 4)]
+
+
 def test_lamports_stay_exact(lake: Lake) -> None:
     with connect(lake, tables=[TRANSACTIONS]) as connection:
         ((kind,),) = connection.execute("select distinct typeof(fee) from solana.transactions").fetchall()

@@ -112,3 +112,21 @@ def test_in_whatever_order_blocks_come_every_slot_ends_landed_or_skipped(seed: i
         skipped |= {slot for slot, _ in settled.skipped}
     assert landed == set(slots)
     assert skipped == set(range(10, 10 + length)) - set(slots)
+
+
+def test_a_gap_is_what_no_link_passes_over() -> None:
+    whole = chain(10, 11, 14, 15, 18)
+    assert having(10, *whole).gaps() == []
+    assert having(10, *whole[1:]).gaps() == [(10, 10)]
+    assert having(10, whole[0], whole[3], whole[4]).gaps() == [(11, 14)]
+    assert having(10, whole[0], whole[4]).gaps() == [(11, 15)]
+    assert having(10, whole[0], Link(13, "c13", None, None)).gaps() == [(11, 12)]
+    assert having(10).gaps() == having(0, Link(0, "genesis", 0, "none")).gaps() == []
+
+
+@given(st.sets(st.integers(10, 40), min_size=1), st.data())
+def test_gaps_are_the_slots_that_are_neither_here_nor_passed_over(slots: set[int], data: st.DataObject) -> None:
+    here = data.draw(st.lists(st.sampled_from(chain(*sorted(slots))), unique=True))
+    known = {slot for link in here for slot in range((9 if link.parent_slot is None else link.parent_slot) + 1, link.slot + 1)}
+    expected = {slot for slot in range(10, max((link.slot for link in here), default=9)) if slot not in known}
+    assert {slot for first, last in having(10, *here).gaps() for slot in range(first, last + 1)} == expected

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blyan.errors import TransientError
 from blyan.lake import Lake
@@ -32,6 +32,9 @@ from blyan.solana.sources import RawRecord, SlotState
 
 WINDOW = 256
 """Slots from the checkpoint that are looked at in one step; the tip is always looked at."""
+
+ANNOUNCED = 64
+"""Announced slots that the head names at most; at the tip there are two or three."""
 
 PER_STEP = 32
 """Blocks fetched in one step at most, half of them the newest, half the oldest: a reader at the tip does not wait for a gap."""
@@ -62,6 +65,10 @@ class Measures:
     steps: int = 0
     retries: int = 0
     behind_slots: int = 0
+    newest: int = -1
+    """The newest landed block; before there is one, the slot before the first that is followed."""
+    gap_slots: int = 0
+    gaps_filled: int = 0
     last_failure: str = ""
     unfetched: dict[int, str] = field(default_factory=dict)
     sealed: int = 0
@@ -113,6 +120,11 @@ class Follower:
     def reconnects(self) -> int:
         """Times the stream was connected again."""
         return self._stream.reconnects
+
+    @property
+    def lag_slots(self) -> int:
+        """Slots from the newest landed block to the tip."""
+        return max(0, max(self.measures.announced, self.landing.head.processed) - self.measures.newest)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set.
@@ -221,6 +233,13 @@ class Follower:
         measures.behind_slots = max(0, processed - links.checkpoint)
         return len(fetched) == PER_STEP
 
+    def _look_back(self) -> None:
+        links, measures = self.links, self.measures
+        measures.newest = max(links.blocks, default=links.checkpoint - 1)
+        missing = sum(last - first + 1 for first, last in links.gaps())
+        measures.gaps_filled += missing == 0 and measures.gap_slots > 0
+        measures.gap_slots = missing
+
     def _arrived(self, fetched: list[Fetched]) -> None:
         for item in fetched:
             if self.links.add(item.link):
@@ -269,16 +288,25 @@ class Follower:
             return
         self._proven(links.settle(anchor, final=True))
 
-    async def _land(self, **marks: int) -> None:
+    def _ahead(self, processed: int) -> list[tuple[int, str]]:
+        """The newest announced slots that are neither landed nor passed over, with their ranges."""
+        links, grid = self.links, self._grid
+        newest, gaps = max(links.blocks, default=links.checkpoint - 1), links.gaps()
+        slots = [slot for slot in {processed, *self._announced_at} if slot > newest or any(first <= slot <= last for first, last in gaps)]
+        slots = [slot for slot in sorted(slots)[-ANNOUNCED:] if grid.first_slot <= slot < grid.horizon_slot]
+        return [(slot, grid.covering(SlotRange(slot, slot))[0].key) for slot in slots]
+
+    async def _land(self, **marks: Any) -> None:
         links, measures, records, head = self.links, self.measures, list(self._pending.values()), self.landing.head
         anchor = None if links.before is None else (links.before.slot, links.before.block_hash)
-        marks["checkpoint"] = links.checkpoint
+        marks |= {"checkpoint": links.checkpoint, "announced": self._ahead(marks["processed"])}
         if not records and not self._dead and all(getattr(head, name) == value for name, value in marks.items()):
             return
         began = time.perf_counter()
         await self._on_disk(lambda: self.landing.advance(records, self._dead, anchor=anchor, **marks))
         readable = self._clock()
         measures.lags_s.extend(readable - self._announced_at.pop(slot) for slot in self._pending if slot in self._announced_at)
+        self._look_back()
         self._pending.clear()
         self._dead.clear()
         measures.write_s += time.perf_counter() - began

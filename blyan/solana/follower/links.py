@@ -68,6 +68,17 @@ class Links:
         """Slots to fetch, the newest first: those a node lists, and those that links lead to."""
         return sorted({slot for slot in listed if slot >= self.checkpoint and slot not in self.blocks} | self.missing, reverse=True)
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """(first, last) of each stretch of slots before the newest block that are neither here nor passed over by the link of a block."""
+        found, known = [], self.checkpoint
+        for slot in sorted(self.blocks):
+            parent = self.blocks[slot].parent_slot
+            first = slot if parent is None else min(parent + 1, slot)
+            if first > known:
+                found.append((known, first - 1))
+            known = max(known, slot + 1)
+        return found
+
     def settle(self, anchor: Link, *, final: bool) -> Settled:
         """Walk the links from a block that is certain.
 

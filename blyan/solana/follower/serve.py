@@ -6,10 +6,10 @@ Belongs here: what surrounds the loop. Does not belong here: the loop (`blyan.so
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -30,6 +30,11 @@ SAY_EVERY_S = 5.0
 CONCURRENCY = 16
 """Calls in flight: a step fetches up to 32 blocks, and a node on loopback or nearby answers in milliseconds."""
 
+LAG_QUANTILES = (0.5, 0.95)
+
+BEHIND_SLOTS = 8
+"""Slots from the newest landed block to the tip that are not worth a word: what is confirmed is two or three behind what is processed."""
+
 RETRIES = 2
 """Times a call is tried again within a step; the step itself is made again for ever."""
 
@@ -47,11 +52,12 @@ def follow(settings: Settings, say: Callable[[str], None]) -> None:
 async def _follow(settings: Settings, say: Callable[[str], None]) -> None:
     client = RpcClient(settings.rpc_url, concurrency=CONCURRENCY, timeout_s=settings.rpc_timeout_s, retries=RETRIES)
     node, stream = _ends(settings, RpcNode(client, encoding=settings.rpc_encoding), say)
+    pushed = node if isinstance(node, PushedBlocks) else None
     talker, lake = _Talker(say), Lake.from_settings(settings)
     follower = Follower(node, stream, lake, settings.grid, genesis_hash=settings.genesis_hash, told=talker.told)
     say(f"following {client.where} into {settings.lake}")
     if settings.metrics_port:
-        _serve_metrics(settings.metrics_port, follower)
+        _serve_metrics(settings.metrics_port, follower, pushed)
         say(f"metrics at http://localhost:{settings.metrics_port}/metrics")
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,7 +106,10 @@ class _Talker:
             return
         blocks, transactions = measures.blocks - self._blocks, follower.landing.transactions - self._transactions
         self._at, self._blocks, self._transactions = time.monotonic(), measures.blocks, follower.landing.transactions
-        lag = f", readable {statistics.median(measures.lags_s) * 1e3:,.0f} ms after the announcement" if measures.lags_s else ""
+        half, most = (quantile_of(measures.lags_s, quantile) * 1e3 for quantile in LAG_QUANTILES)
+        lag = f", readable {half:,.0f} ms (p95 {most:,.0f}) after the announcement" if measures.lags_s else ""
+        if follower.lag_slots > BEHIND_SLOTS or measures.gap_slots:
+            lag += f"; behind: the newest block is {follower.lag_slots:,} slots before the tip, {measures.gap_slots:,} slots before it are missing"
         self._say(
             f"slot {head.processed:,}, confirmed {head.confirmed:,}, final {head.finalized:,}, checkpoint {head.checkpoint:,}: "
             f"{blocks / passed:.1f} blocks/s, {transactions / passed:,.0f} transactions/s{lag}"
@@ -109,9 +118,15 @@ class _Talker:
             self._say(f"waiting for slot {slot:,}: {why}")
 
 
-def _serve_metrics(port: int, follower: Follower) -> None:
+def quantile_of(values: Iterable[float], quantile: float) -> float:
+    """The least value that is not exceeded by this share of them; not a number where there are none."""
+    ordered = sorted(values)
+    return ordered[math.ceil(quantile * len(ordered)) - 1] if ordered else math.nan
+
+
+def _serve_metrics(port: int, follower: Follower, pushed: PushedBlocks | None) -> None:
     registry = CollectorRegistry()
-    registry.register(Metrics(follower))
+    registry.register(Metrics(follower, pushed))
     try:
         start_http_server(port, registry=registry)
     except OSError as error:
@@ -119,10 +134,10 @@ def _serve_metrics(port: int, follower: Follower) -> None:
 
 
 class Metrics(Collector):
-    """What a follower measured, read when Prometheus asks."""
+    """What a follower measured, read when Prometheus asks; of pushed blocks too, where there are any."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, follower: Follower, pushed: PushedBlocks | None = None) -> None:
+        self._follower, self._pushed = follower, pushed
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, with its unit in its name."""
@@ -133,11 +148,9 @@ class Metrics(Collector):
             "blyan_slot_finalized": ("The newest final slot, as the node says.", head.finalized),
             "blyan_slot_checkpoint": ("Every slot before it is landed or proven skipped, for good.", head.checkpoint),
             "blyan_behind_slots": ("Slots from the checkpoint to the tip.", measures.behind_slots),
+            "blyan_lag_slots": ("Slots from the newest landed block to the tip.", follower.lag_slots),
+            "blyan_gap_slots": ("Slots before the newest landed block that are neither landed nor passed over by a link.", measures.gap_slots),
             "blyan_unfetched_slots": ("Blocks that the node listed and did not give at the last step.", len(measures.unfetched)),
-            "blyan_lag_seconds": (
-                "Median of the last blocks: from the announcement of a slot until its rows can be read.",
-                statistics.median(measures.lags_s) if measures.lags_s else float("nan"),
-            ),
         }
         counters = {
             "blyan_blocks": ("Blocks landed.", measures.blocks),
@@ -145,12 +158,24 @@ class Metrics(Collector):
             "blyan_transactions": ("Transactions landed.", follower.landing.transactions),
             "blyan_payload_bytes": ("Bytes of blocks as the node gave them.", measures.payload_bytes),
             "blyan_quarantined": ("Records put into quarantine.", follower.landing.quarantined),
+            "blyan_gaps_filled": ("Times that gaps had opened and none was left.", measures.gaps_filled),
             "blyan_forks": ("Blocks taken away because their fork died.", measures.forks),
             "blyan_reconnects": ("Times the stream of slots was connected again.", follower.reconnects),
             "blyan_retries": ("Steps that failed for a passing reason.", measures.retries),
             "blyan_ranges_sealed": ("Ranges whose every slot became final.", measures.sealed),
             "blyan_ranges_handed_over": ("Sealed ranges that the lake has taken over.", measures.handed_over),
         }
+        if self._pushed is not None:
+            gauges["blyan_pushed_waiting_blocks"] = ("Pushed blocks that wait to be asked for.", self._pushed.held)
+            gauges["blyan_pushed_waiting_bytes"] = ("Bytes of them.", self._pushed.held_bytes)
+            counters["blyan_pushed_used"] = ("Blocks that were not fetched because they had been pushed.", self._pushed.used)
+            counters["blyan_pushed_dropped"] = ("Pushed blocks that were not used.", self._pushed.dropped)
+        lag = GaugeMetricFamily(
+            "blyan_lag_seconds", "From the announcement of a slot until its rows can be read, of the last 1,000 blocks.", labels=["quantile"]
+        )
+        for quantile in LAG_QUANTILES:
+            lag.add_metric([f"{quantile:g}"], quantile_of(measures.lags_s, quantile))
+        yield lag
         for name, (prose, value) in gauges.items():
             yield GaugeMetricFamily(name, prose, value)
         for name, (prose, value) in counters.items():
