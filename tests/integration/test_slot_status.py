@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from blyan import store
 from blyan.errors import MissingObjectError
 from blyan.lake import Lake
 from blyan.query.engine import connect, mentioned, query_errors
@@ -29,6 +30,13 @@ from tests.landed import land_slots
 WAIT_S = 60.0
 GRID = Grid(0, 100_000, 16)
 LEVELS = {commitment.label: commitment for commitment in Commitment}
+
+
+@pytest.fixture(autouse=True)
+def _without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing crashes here: fsync would only cost time.
+    monkeypatch.setattr(store, "_fsync", lambda _: None)
+
 
 Seen = tuple[str, str | None, str]
 """State, block hash, commitment."""

@@ -186,11 +186,13 @@ class Follower:
             await self._on_disk(lambda: self.landing.open(first))
             await self._on_disk(lambda: self.landing.advance([], checkpoint=first, genesis_hash=genesis))
             self.links = Links(first)
+            self._look_back()
             return
         before = None if head.anchor is None else Link(head.anchor[0], head.anchor[1], None, None)
         self.links = Links(head.checkpoint, before)
         for place in await self._on_disk(self.landing.places):
             self.links.add(Link(*place))
+        self._look_back()
 
     async def _first(self) -> int:
         """The first slot of the range of the finalized tip, or of the next where the node no longer has that one."""
