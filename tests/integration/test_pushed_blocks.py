@@ -313,7 +313,7 @@ def test_only_so_many_bytes_wait_and_the_oldest_go_first() -> None:
 
 
 def test_another_order_of_keys_changes_the_digest_of_the_bytes_and_no_other() -> None:
-    """Real nodes write a push by its struct and an answer by the alphabet; what the rows tell is the same."""
+    """A node may write a push by its struct and an answer by the alphabet; what the rows tell is the same."""
 
     def in_reverse(value: object) -> object:
         if isinstance(value, dict):
