@@ -20,6 +20,7 @@ from blyan_assets.reconciliation import reconciliation
 from blyan_assets.solana import solana_assets
 from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
+from blyan_sensors.repairs import repairs
 from blyan_sensors.stale_ranges import stale_ranges
 from blyan_sensors.top_up import top_up_history
 from resources.lake import LakeResource
@@ -75,6 +76,7 @@ def build_defs(
             landing_sensor(known),
             invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
             stale_ranges(ingest_range, normalise_range),
+            repairs(ingest_range, normalise_range),
             # A sealed range is in the lake 7 to 22 s later so, and 18 to 37 s at every 30 s; a tick over 8,000 ranges takes 0.6 s (measured).
             dg.AutomationConditionSensorDefinition(
                 "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=10

@@ -1,75 +1,176 @@
-"""The daily comparison of the lake with the landing and with Dagster's own records.
+"""The daily comparison of the lake with the chain, with the landing and with Dagster's own records.
 
-Belongs here: gathering the accounts, and showing where they differ. Does not belong here: what a difference is
-(`blyan.solana.inventory`), or repairing it: `blyan_sensors.stale_ranges` asks for what was not followed.
+Belongs here: gathering the accounts, showing where they differ, and what is to be done about it. Does not belong here: what a
+difference is (`blyan.solana.inventory`, `blyan.solana.audit`), which are repaired (`blyan.solana.repair`), or asking for the
+repairs (`blyan_sensors.repairs`).
 """
 
-import dagster as dg
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
 
+import dagster as dg
+import msgspec
+
+from blyan.errors import BlyanError
+from blyan.lake import Lake
 from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings
+from blyan.solana.audit import Audit, audit, to_audit
 from blyan.solana.ingest import DERIVED
 from blyan.solana.inventory import DRIFTS, find_drift, take_inventory
 from blyan.solana.landing import read_head
+from blyan.solana.repair import Plan, plan_repairs, read_plan
 from blyan_assets.automation import DAILY
 from blyan_assets.checks import LANDING, asset_key
 from blyan_assets.failures import failures
 from blyan_sensors.top_up import IN_FLIGHT, ranges_of
-from blyan_sensors.versions import last_versions
+from blyan_sensors.versions import RUN_KEY, last_versions
 from resources.lake import LakeResource
+from resources.source import SourceResource
 
 INVENTORY = dg.AssetKey(["solana", "inventory"])
 
 NO_DRIFT = "no_drift"
 
+REPAIRS = "repairs"
+"""Metadata of a materialisation: the plan."""
+
+BILLED = ("bigquery",)
+"""Sources that cost money by the look: they are never asked here, and nothing is read from them again without a person."""
+
 LISTED = 100
 """Ranges of one kind of drift that are named at most."""
 
+DAY_S = 86_400
+
+
+def repair_key(key: str, inventory: int) -> str:
+    """Run key of the repair of a range that an inventory, by the number of its event, decided."""
+    return f"repair {key} {inventory}"
+
+
+def last_plan(instance: dg.DagsterInstance) -> tuple[Plan, int]:
+    """What the newest inventory decided, and the number of its event; an empty plan and -1 where there was none."""
+    records = instance.fetch_materializations(INVENTORY, limit=1).records
+    made = records[0].asset_materialization if records else None
+    return (read_plan(made.metadata[REPAIRS].value if REPAIRS in made.metadata else None), records[0].storage_id) if made else (Plan(), -1)
+
 
 def reconciliation(settings: Settings) -> dg.AssetsDefinition:
-    """The asset that reports drift."""
+    """The asset that reports drift, and says which ranges are to be made again."""
 
     @dg.asset(
         key=INVENTORY,
         description=(
-            "Where the lake, the landing and Dagster's records differ about a range, once a day. It repairs nothing; the metadata of "
-            "each materialisation names the ranges. A range that is made while it looks may show as drift once."
+            "Where the chain, the lake, the landing and Dagster's records differ about a range, once a day; the metadata of each "
+            "materialisation names the ranges. The sensor `repairs` has a few of them made again, each once. "
+            "A range that is made while it looks may show as drift once."
         ),
         owners=["team:lake"],
         kinds={"python"},
         tags={"chain": "solana"},
         automation_condition=DAILY,
-        check_specs=[dg.AssetCheckSpec(NO_DRIFT, asset=INVENTORY, description="The lake, the landing and the records agree about every range.")],
+        check_specs=[dg.AssetCheckSpec(NO_DRIFT, asset=INVENTORY, description="The chain, the lake, the landing and the records agree.")],
     )
-    def inventory(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        busy = ranges_of(context.instance, dg.RunsFilter(statuses=IN_FLIGHT))
+    def inventory(context: dg.AssetExecutionContext, lake: LakeResource, source: SourceResource) -> dg.MaterializeResult:
+        instance = context.instance
+        before, number = last_plan(instance)
+        ran = _ran(instance, before, number)
+        busy = ranges_of(instance, dg.RunsFilter(statuses=IN_FLIGHT))
         # The records first: what they name was committed before it was recorded, so it must be there when the lake is looked at.
-        recorded = {table.name: last_versions(context.instance, asset_key(table)) for table in (RAW_BLOCKS, *DERIVED)}
-        reported = last_versions(context.instance, LANDING)
-        with failures(context):
+        recorded = {table.name: last_versions(instance, asset_key(table)) for table in (RAW_BLOCKS, *DERIVED)}
+        reported = last_versions(instance, LANDING)
+        with failures(context), ExitStack() as stack:
             store = lake.open()
             head = read_head(store)
             held = take_inventory(store, settings.grid)
-        sealed = {landed.key: landed.digest for landed in head.ranges if landed.digest is not None} if head else {}
-        drift = find_drift(held, sealed=sealed, recorded=recorded, reported=reported, busy=busy)
+            sealed = {landed.key: landed.digest for landed in head.ranges if landed.digest is not None} if head else {}
+            chain = None if settings.source in BILLED else Chain(store, settings, source, stack)
+            wanted = to_audit(held.complete(), [*before.asked(), *before.failed], day=int(time.time() // DAY_S))
+            audits = chain.audits(wanted) if chain else {}
+            drift = find_drift(held, sealed=sealed, recorded=recorded, reported=reported, audits=audits, busy=busy)
+            plan = plan_repairs(
+                drift,
+                held,
+                recorded=recorded[RAW_BLOCKS.name],
+                before=before,
+                ran=ran,
+                busy=busy,
+                unseen=lambda key: chain is not None and key not in audits,
+                readable=lambda key: key in sealed or (chain is not None and chain.readable(key)),
+            )
         total = sum(map(len, drift.values()))
+        error = chain.error if chain else ""
         return dg.MaterializeResult(
             metadata={
                 "complete ranges": len(held.complete()),
                 "sealed ranges in the landing": len(sealed),
                 "ranges being made": len(busy),
+                "ranges compared with the chain": len(audits),
+                **({"slots that the source no longer tells": untold} if (untold := sum(each.untold for each in audits.values())) else {}),
+                "the chain": error or ("compared" if chain else f"not asked: {settings.source} is billed by the look"),
                 "drift": total,
                 **{kind: dg.MetadataValue.json({"ranges": len(drift[kind]), "first": drift[kind][:LISTED]}) for kind in DRIFTS if drift[kind]},
+                REPAIRS: dg.MetadataValue.json(msgspec.to_builtins(plan)),
             },
             check_results=[
                 dg.AssetCheckResult(
                     asset_key=INVENTORY,
                     check_name=NO_DRIFT,
-                    passed=not total,
+                    passed=not total and not error,
                     severity=dg.AssetCheckSeverity.WARN,
-                    description="; ".join(f"{len(keys)} {kind}" for kind, keys in drift.items() if keys) or "all agree",
+                    description="; ".join(_words(drift, plan, error)) or "all agree",
                 )
             ],
         )
 
     return inventory
+
+
+class Chain:
+    """The block source, opened when it is first asked. One that does not answer leaves the rest of the inventory as it is, and says so."""
+
+    def __init__(self, lake: Lake, settings: Settings, source: SourceResource, stack: ExitStack) -> None:
+        self.error = ""
+        self._lake, self._grid = lake, settings.grid
+        self._open = cache(lambda: stack.enter_context(source.open()))
+        self._seen: dict[str, Audit] = {}
+
+    def audits(self, keys: Iterable[str]) -> dict[str, Audit]:
+        """How these ranges stand to the chain, as far as it answers."""
+        return {key: found for key in keys if (found := self._audit(key)) is not None}
+
+    def readable(self, key: str) -> bool:
+        """Whether the source can give the range again without a loss."""
+        found = self._audit(key)
+        return found is not None and found.readable
+
+    def _audit(self, key: str) -> Audit | None:
+        if key not in self._seen and not self.error:
+            try:
+                self._seen[key] = audit(self._lake, self._open(), self._grid.range_of(key))
+            except BlyanError as error:
+                self.error = f"not compared from {key} on: {error}"
+        return self._seen.get(key)
+
+
+def _ran(instance: dg.DagsterInstance, plan: Plan, number: int) -> list[str]:
+    """The ranges of a plan that had their run, whatever came of it."""
+    keys = {repair_key(key, number): key for key in plan.asked()}
+    records = instance.get_run_records(dg.RunsFilter(tags={RUN_KEY: list(keys)})) if keys else []
+    return sorted({keys[record.dagster_run.tags[RUN_KEY]] for record in records})
+
+
+def _words(drift: Mapping[str, list[str]], plan: Plan, error: str) -> Iterable[str]:
+    for kind, keys in drift.items():
+        if keys:
+            yield f"{len(keys)} {kind}"
+    told: dict[str, Any] = {"made again": plan.asked(), "over the bound": plan.later, "repaired before": plan.failed, "not readable": plan.unreadable}
+    for what, keys in told.items():
+        if keys:
+            yield f"{what}: {', '.join(keys[:LISTED])}"
+    if error:
+        yield error

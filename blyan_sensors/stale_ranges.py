@@ -16,11 +16,9 @@ import dagster as dg
 from blyan.schemas import COMPLETENESS, RAW_BLOCKS
 from blyan_assets.checks import LANDING, asset_key
 from blyan_sensors.top_up import IN_FLIGHT, ranges_of
-from blyan_sensors.versions import DATA_VERSION, last_events, last_tag, version_used
+from blyan_sensors.versions import DATA_VERSION, RUN_KEY, last_events, last_tag, version_used
 
 EVERY_S = 60
-
-RUN_KEY = "dagster/run_key"
 
 LISTED = 20
 """Ranges that one tick names at most."""

@@ -13,6 +13,10 @@ DATA_VERSION = "dagster/data_version"
 """Tag of a materialisation: the version of what was made."""
 
 
+RUN_KEY = "dagster/run_key"
+"""Tag of a run that a sensor asked for: Dagster makes no second run of a key."""
+
+
 def version_used(parent: dg.AssetKey) -> str:
     """Tag of a materialisation: the version of a parent that it was made from."""
     return f"dagster/input_data_version/{parent.to_user_string()}"

@@ -2,7 +2,7 @@
 
 Belongs here: which ranges are complete, partial or missing, as the tables' logs tell, and where others who keep account of
 ranges differ. Does not belong here: what is inside a range (`blyan.solana.ingest.statement_of`), where their accounts come
-from, or setting anything right.
+from (the chain's own: `blyan.solana.audit`), or setting anything right (`blyan.solana.repair`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import groupby
 
 from blyan.lake import Lake, Partition
 from blyan.schemas import COMPLETENESS, RAW_BLOCKS
+from blyan.solana.audit import Audit
 from blyan.solana.ingest import DERIVED
 from blyan.solana.slots import Grid, SlotRange
 
@@ -62,8 +63,14 @@ UNREPORTED = "sealed in the landing, not recorded so"
 NOT_FOLLOWED = "sealed in the landing, and the lake has other raw blocks or none"
 PARTLY = "in some tables of the lake and not in others"
 OFF_GRID = "in the lake, not on the grid"
+CHAIN_HAS_MORE = "the chain has a block where the lake has none"
+CHAIN_HAS_LESS = "the lake has a block where the chain has none"
+CHAIN_HAS_ANOTHER = "the lake has another block than the chain"
 
-DRIFTS = (LOST, OTHER_CONTENT, UNRECORDED, UNREPORTED, NOT_FOLLOWED, PARTLY, OFF_GRID)
+CHAIN_DRIFTS = (CHAIN_HAS_MORE, CHAIN_HAS_LESS, CHAIN_HAS_ANOTHER)
+"""Where the lake differs from the chain itself."""
+
+DRIFTS = (LOST, OTHER_CONTENT, UNRECORDED, UNREPORTED, NOT_FOLLOWED, PARTLY, OFF_GRID, *CHAIN_DRIFTS)
 """Every way in which the accounts may differ."""
 
 
@@ -73,15 +80,17 @@ def find_drift(
     sealed: Mapping[str, str],
     recorded: Mapping[str, Mapping[str, str]],
     reported: Mapping[str, str],
+    audits: Mapping[str, Audit] | None = None,
     busy: Collection[str] = (),
 ) -> dict[str, list[str]]:
-    """The ranges about which the lake, the landing and the records differ, by what the difference is; in order.
+    """The ranges about which the lake, the landing, the records and the chain differ, by what the difference is; in order.
 
     Args:
         inventory: what the lake holds.
         sealed: digest of the raw blocks of each range that stands sealed in the landing.
         recorded: content that is on record, by table and range.
         reported: digest of the ranges that were recorded as sealed.
+        audits: how the ranges that were looked at stand to the chain.
         busy: ranges that are being made, of which the accounts may differ for now.
     """
     lake = inventory.partitions
@@ -96,4 +105,8 @@ def find_drift(
     found[NOT_FOLLOWED] = {key for key, digest in sealed.items() if key not in raw or raw[key].digest != digest}
     found[PARTLY] = {key for held in lake.values() for key in held if inventory.state_of(key) == PARTIAL}
     found[OFF_GRID] = set(inventory.off_grid())
+    for key, audit in (audits or {}).items():
+        found[CHAIN_HAS_MORE] |= {key} if audit.more else set()
+        found[CHAIN_HAS_LESS] |= {key} if audit.less else set()
+        found[CHAIN_HAS_ANOTHER] |= {key} if audit.other else set()
     return {kind: sorted(keys.difference(busy)) for kind, keys in found.items()}

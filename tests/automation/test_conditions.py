@@ -27,11 +27,12 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass
 class Source:
-    """The embedded source, which may not know some slots yet; also the resource that opens it."""
+    """The embedded source, which may not know some slots yet, or be wrong of some; also the resource that opens it."""
 
     settings: Settings
     name: str = "embedded"
     unknown: set[int] = field(default_factory=set)
+    skipped: set[int] = field(default_factory=set)
 
     @contextmanager
     def open(self) -> Iterator[Source]:
@@ -40,9 +41,16 @@ class Source:
     def genesis_hash(self) -> str | None:
         return open_source(self.settings).genesis_hash()
 
+    def states(self, slots: SlotRange) -> list[SlotState]:
+        return [self._state(slot, state) for slot, state in zip(slots, open_source(self.settings).states(slots), strict=True)]
+
     def read(self, slots: SlotRange) -> Iterator[RawRecord]:
         for record in open_source(self.settings).read(slots):
-            yield RawRecord(record.slot, SlotState.UNKNOWN, "not recorded") if record.slot in self.unknown else record
+            state = self._state(record.slot, record.state)
+            yield record if state is record.state else RawRecord(record.slot, state, "not recorded")
+
+    def _state(self, slot: int | None, state: SlotState) -> SlotState:
+        return SlotState.UNKNOWN if slot in self.unknown else SlotState.SKIPPED if slot in self.skipped else state
 
 
 class Harness:

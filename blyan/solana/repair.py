@@ -1,0 +1,101 @@
+"""Which ranges that drifted are made again, how, and how often.
+
+Belongs here: the decision, from what an inventory found and what the one before it decided. Does not belong here: finding drift
+(`blyan.solana.inventory`, `blyan.solana.audit`), or running anything.
+
+A range is repaired once. While it still drifts after that it is listed, until it was seen to agree. What the source has to give
+again is asked for only where reading it again loses nothing: a node that has pruned a range would leave its slots unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from blyan.schemas import RAW_BLOCKS
+from blyan.solana.inventory import CHAIN_DRIFTS, LOST, OTHER_CONTENT, UNRECORDED, Inventory
+
+REPAIRS = 8
+"""Ranges that one inventory has made again at most."""
+
+REPAIRED = (LOST, OTHER_CONTENT, UNRECORDED, *CHAIN_DRIFTS)
+"""Drift that making a range again sets right. The landing's own is for what follows it (`blyan_sensors`), and lists itself."""
+
+FORMAT = 1
+
+
+class Plan(Struct, frozen=True):
+    """What is done about the ranges that drifted; keys, in order.
+
+    Attributes:
+        ingest: to be read from the source, or the landing, and made again with every table.
+        normalise: to be made again from their raw blocks, which agree.
+        later: over the bound; the next inventory comes to them.
+        failed: repaired before, and not seen to agree since.
+        unreadable: the source cannot give all of them again.
+    """
+
+    ingest: list[str] = []
+    normalise: list[str] = []
+    later: list[str] = []
+    failed: list[str] = []
+    unreadable: list[str] = []
+    format: int = FORMAT
+
+    def asked(self) -> list[str]:
+        """The ranges that are made again."""
+        return sorted([*self.ingest, *self.normalise])
+
+
+def read_plan(value: object) -> Plan:
+    """A plan as it was recorded; an empty one where it is of another format: what was repaired may be so once more."""
+    try:
+        plan = msgspec.convert(value, Plan)
+    except msgspec.ValidationError:
+        return Plan()
+    return plan if plan.format == FORMAT else Plan()
+
+
+def plan_repairs(
+    drift: Mapping[str, Collection[str]],
+    inventory: Inventory,
+    *,
+    recorded: Mapping[str, str],
+    before: Plan,
+    ran: Collection[str],
+    busy: Collection[str],
+    unseen: Callable[[str], bool],
+    readable: Callable[[str], bool],
+    limit: int = REPAIRS,
+) -> Plan:
+    """Decide.
+
+    Args:
+        drift: ranges by kind of drift.
+        inventory: what the lake has.
+        recorded: content of the raw blocks of each range that is on record.
+        before: what the last inventory decided.
+        ran: ranges that it asked for and that had their run.
+        busy: ranges that are being made, of which nothing is known yet.
+        unseen: whether a range that shows no drift may have some, since the chain was not asked about it this time.
+        readable: whether making a range again loses nothing; asked of at most `limit` ranges.
+        limit: ranges to make again at most.
+    """
+    known = set(inventory.grid.keys())
+    drifting = {key for kind in REPAIRED for key in drift.get(kind, ()) if key in known}
+    failed = {key for key in (*ran, *before.failed) if key in drifting or key in busy or unseen(key)}
+    raw = inventory.partitions[RAW_BLOCKS.name]
+    of_chain = {key for kind in CHAIN_DRIFTS for key in drift.get(kind, ())}
+    # What could not be read comes last, so that it does not stand before others for ever.
+    waiting = sorted(drifting - failed, key=lambda key: (key in before.unreadable, key))
+    ingest, normalise, unreadable = [], [], []
+    for key in waiting[:limit]:
+        if key not in of_chain and key in raw and raw[key].digest == recorded.get(key):
+            normalise.append(key)
+        elif readable(key):
+            ingest.append(key)
+        else:
+            unreadable.append(key)
+    return Plan(ingest, normalise, sorted(waiting[limit:]), sorted(failed), unreadable)

@@ -1,0 +1,72 @@
+"""The sensor that has the ranges made again that the newest inventory decided to repair.
+
+Belongs here: from a plan to run requests. Does not belong here: the decision (`blyan.solana.repair`), which is recorded with the
+inventory (`blyan_assets.reconciliation`), and bounded there.
+
+The cursor only saves asking again: run keys name the inventory, and Dagster makes no second run of a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import msgspec
+from msgspec import Struct
+
+from blyan.solana.repair import Plan
+from blyan_assets.reconciliation import last_plan, repair_key
+
+EVERY_S = 60
+
+FORMAT = 1
+
+
+class Cursor(Struct, frozen=True):
+    """Number of the event of the inventory that was last carried out."""
+
+    inventory: int = -1
+    format: int = FORMAT
+
+
+def read_cursor(text: str | None) -> Cursor:
+    """The cursor; an empty one where it is lost, cannot be read or is of another format: the newest plan is asked for again, by the same keys."""
+    if text is None:
+        return Cursor()
+    try:
+        cursor = msgspec.json.decode(text, type=Cursor)
+    except msgspec.DecodeError:
+        return Cursor()
+    return cursor if cursor.format == FORMAT else Cursor()
+
+
+def due(plan: Plan, number: int, cursor: Cursor) -> list[tuple[str, bool]]:
+    """The ranges to ask for, each with whether the source has to give it again; none where the plan was carried out."""
+    if number == cursor.inventory:
+        return []
+    return [*((key, True) for key in plan.ingest), *((key, False) for key in plan.normalise)]
+
+
+def repairs(ingest: Any, normalise: Any) -> dg.SensorDefinition:
+    """Ask for the repairs of the newest inventory: with `ingest` where the source has to give the range again, else with `normalise`."""
+
+    @dg.sensor(
+        name="repairs",
+        jobs=[ingest, normalise],
+        minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Has the ranges made again that solana/inventory decided to repair: a few a day, each once.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        plan, number = last_plan(context.instance)
+        wanted = due(plan, number, read_cursor(context.cursor))
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(run_key=repair_key(key, number), partition_key=key, job_name=(ingest if whole else normalise).name)
+                for key, whole in wanted
+            ],
+            cursor=msgspec.json.encode(Cursor(number)).decode(),
+            skip_reason=None if wanted else dg.SkipReason("nothing of the newest inventory is left to repair"),
+        )
+
+    return sensor
