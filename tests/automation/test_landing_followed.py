@@ -15,7 +15,7 @@ from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings, load_settings
 from blyan.solana import landing
 from blyan.solana.landing import Head, LandedRange, Landing, read_head
-from blyan.solana.liveness import CAUGHT_UP, CONTINUOUS, FRESH, VERDICTS
+from blyan.solana.liveness import CAUGHT_UP, CONTINUOUS, FINAL, FRESH, VERDICTS
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
 from blyan_assets.checks import LANDING
@@ -171,7 +171,12 @@ def test_a_run_evaluates_the_same_checks(harness: Harness) -> None:
 
     result = definitions.resolve_job_def("checks").execute_in_process(instance=harness.instance)
 
-    assert {each.check_name: each.passed for each in result.get_asset_check_evaluations()} == {CONTINUOUS: False, CAUGHT_UP: True, FRESH: True}
+    assert {each.check_name: each.passed for each in result.get_asset_check_evaluations()} == {
+        CONTINUOUS: False,
+        CAUGHT_UP: True,
+        FRESH: True,
+        FINAL: True,
+    }
 
 
 # Automation after it

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from blyan.solana.landing import Head, LandedRange, Segment
-from blyan.solana.liveness import BEHIND_SLOTS, CAUGHT_UP, CONTINUOUS, FRESH, FRESH_S, judge
+from blyan.solana.liveness import BEHIND_SLOTS, CAUGHT_UP, CONTINUOUS, FINAL, FINAL_SLOTS, FRESH, FRESH_S, judge
 from blyan.solana.slots import Grid
 
 GRID = Grid(0, 100, 10)
@@ -41,3 +43,29 @@ def test_the_checkpoint_may_be_behind_by_so_many_slots_and_no_more() -> None:
 def test_a_head_may_be_so_old_and_no_older() -> None:
     assert passed(Head(written_at=100.0), now=100.0 + FRESH_S)[FRESH]
     assert not passed(Head(written_at=100.0), now=101.0 + FRESH_S)[FRESH]
+
+
+SEALED = [LandedRange("000000000000", [segment(0, 9)], sealed=True, digest="1")]
+AS_IT_SHOULD = {"processed": 50, "confirmed": 48, "finalized": 18, "checkpoint": 19, "ranges": SEALED}
+
+
+def test_a_chain_whose_finality_moves_is_final_and_so_is_a_head_before_the_first_answer() -> None:
+    assert passed(Head(**AS_IT_SHOULD))[FINAL]
+    assert passed(Head(**AS_IT_SHOULD | {"processed": 18 + FINAL_SLOTS}))[FINAL]
+    assert passed(Head(checkpoint=40))[FINAL]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"processed": 19 + FINAL_SLOTS},
+        {"confirmed": 51},
+        {"finalized": 49},
+        {"checkpoint": 20},
+        {"finalized": 8, "checkpoint": 9},
+        {"finalized": -1},
+    ],
+    ids=["it stands", "confirmed past processed", "final past confirmed", "checkpoint past final", "sealed past final", "sealed and nothing final"],
+)
+def test_what_contradicts_finality_is_found(wrong: dict[str, int]) -> None:
+    assert not passed(Head(**AS_IT_SHOULD | wrong))[FINAL]
