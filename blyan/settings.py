@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     workers: int = Field(0, ge=0, description="Processes that normalise a large range; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 
+    run_retention_days: int = Field(
+        30, ge=7, description="Days after which a run is deleted from Dagster's records, if all it made was made again since."
+    )
+
     invalidate_urls: list[HttpUrl] = Field(
         default_factory=list, description="Addresses (JSON list) of caches whose `/invalidate` is told promptly of what changed in the lake."
     )

@@ -17,6 +17,7 @@ from blyan.solana.ingest import DERIVED
 from blyan_assets.checks import asset_key, landing_checks
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.reconciliation import reconciliation
+from blyan_assets.retention import daily_retention, forget_runs
 from blyan_assets.solana import solana_assets
 from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
@@ -64,14 +65,14 @@ def build_defs(
         RANGES - dg.AssetSelection.assets(asset_key(RAW_BLOCKS)),
         description="The tables of one range again from its raw blocks, without the source.",
     )
-    jobs: list[Any] = [ingest_range, normalise_range, compact_and_vacuum]
+    jobs: list[Any] = [ingest_range, normalise_range, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(
         assets=dg.map_asset_specs(_grouped, [*tables, reconciliation(known)]),
         asset_checks=[landing_checks(known)],
         jobs=jobs,
-        schedules=[top_up_history(known, ingest_range), weekly_maintenance],
+        schedules=[top_up_history(known, ingest_range), weekly_maintenance, daily_retention],
         sensors=[
             landing_sensor(known),
             invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
