@@ -34,3 +34,24 @@ FOLLOWS_CONTENT = (
     .with_label("follows the content of what it is made from")
 )
 """For an asset of the same partitions as its parents: once per change of a parent's data version, when no parent is missing or running."""
+
+COOL_DOWN = "*/10 * * * *"
+"""A mart is built whole, so it follows the lake at most this often, however many ranges arrive."""
+
+FOLLOWS_LAKE = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    .since(dg.AutomationCondition.newly_requested())
+    .__and__(dg.AutomationCondition.cron_tick_passed(COOL_DOWN))
+    .__and__(~dg.AutomationCondition.in_progress())
+    .with_label("follows the lake's content, every ten minutes at most")
+)
+"""For an asset without partitions over many ranges, of which most may never be materialised.
+
+It is not `eager()`, which waits until every range of the grid is there, and until none is being written: a backfill of days
+would starve it. It is asked for once for all that came since, at the next ten minutes. Ranges that are being written are not in
+what dbt sees. A change counts from the last request and not from the last materialisation, since what arrives while dbt runs is
+not in its result; and a mart that is merely missing is not asked for, since the lake may be empty.
+
+A range whose blocking checks failed is not left out: dbt reads all the lake has, and a check of a range cannot hold back an asset
+of all ranges without one bad range holding it back for ever. A run stops behind its own failed checks; this is another run.
+"""

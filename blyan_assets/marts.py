@@ -30,6 +30,7 @@ from blyan.lake import Commit
 from blyan.marts import PROJECT, SCHEMA, mart_tables, prepare, publish
 from blyan.schemas import Table
 from blyan.settings import Settings
+from blyan_assets.automation import FOLLOWS_LAKE
 from blyan_assets.failures import failures
 from resources.lake import LakeResource
 
@@ -42,24 +43,6 @@ OWNERS = ["team:lake"]
 
 MARTS_POOL = "marts"
 """Steps that build marts at once: each reads most of the lake."""
-
-COOL_DOWN = "*/10 * * * *"
-"""A mart is built whole, so it follows the lake at most this often, however many ranges arrive."""
-
-FOLLOWS_LAKE = (
-    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    .since(dg.AutomationCondition.newly_requested())
-    .__and__(dg.AutomationCondition.cron_tick_passed(COOL_DOWN))
-    .__and__(~dg.AutomationCondition.in_progress())
-    .with_label("follows the lake's content, every ten minutes at most")
-)
-"""For an asset without partitions over many ranges, of which most may never be materialised.
-
-It is not `eager()`, which waits until every range of the grid is there, and until none is being written: a backfill of days
-would starve it. Ranges that are being written are not in what dbt sees. A change counts from the last request and not from
-the last materialisation, since what arrives while dbt runs is not in its result; and a mart that is merely missing is not
-asked for, since the lake may be empty.
-"""
 
 STATE = "partial_parse.msgpack"
 """dbt's name for the state of its parser."""

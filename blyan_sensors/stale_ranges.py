@@ -2,12 +2,16 @@
 
 Belongs here: reconciling what Dagster recorded. Automation conditions are edges: they lose the
 update whose run failed, and one that arrives on the tick after a request, or before the first. This
-is the level that finds what they lost, asks for it once more, and lists what failed that time too.
-Does not belong here: ranges never begun (`blyan_sensors.top_up`).
+is the level that finds what they lost, asks for it, and lists what failed twice. Does not belong
+here: ranges never begun (`blyan_sensors.top_up`).
+
+What counts is runs that failed on a version, whoever asked for them, so that a range has two and no more. A process that was
+killed has its own second run (`dagster.yaml`), which is none of these two.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -15,26 +19,36 @@ import dagster as dg
 
 from blyan.schemas import COMPLETENESS, RAW_BLOCKS
 from blyan_assets.checks import LANDING, asset_key
-from blyan_sensors.top_up import IN_FLIGHT, ranges_of
-from blyan_sensors.versions import DATA_VERSION, RUN_KEY, last_events, last_tag, version_used
+from blyan_sensors.top_up import IN_FLIGHT, PARTITION_TAG, ranges_of
+from blyan_sensors.versions import DATA_VERSION, last_events, last_record, tag_of, version_used
 
 EVERY_S = 60
+
+AFTER_S = 600
+"""Seconds from a change to the first request for it: automation asks within seconds, and what ended its run may pass meanwhile."""
+
+TRIES = 2
+"""Runs that may fail on a version before the range is only listed."""
+
+PARENT_RUN = "dagster/parent_run_id"
+"""Tag of a run that Dagster began in the place of one whose process died."""
 
 LISTED = 20
 """Ranges that one tick names at most."""
 
 
 class Request(NamedTuple):
-    """A range to make again, because this version of what it is made from was not used yet."""
+    """A range to make again, because this version of what it is made from was not used yet, and how many runs failed on it."""
 
     partition: str
     parent: dg.AssetKey
     version: str
+    failed: int = 0
 
     @property
     def run_key(self) -> str:
-        """One for each version: Dagster makes no second run of a key."""
-        return f"{self.partition} {self.parent.path[-1]} {self.version}"
+        """One for each version and try: Dagster makes no second run of a key."""
+        return f"{self.partition} {self.parent.path[-1]} {self.version} {self.failed + 1}"
 
 
 def stale(stands: Mapping[str, str], used: Mapping[str, str]) -> dict[str, str]:
@@ -47,19 +61,18 @@ def stale(stands: Mapping[str, str], used: Mapping[str, str]) -> dict[str, str]:
     return {key: version for key, version in stands.items() if used.get(key) != version}
 
 
-def sort_out(wanted: Collection[Request], *, in_flight: Collection[str], tried: Collection[str]) -> tuple[list[Request], list[Request]]:
-    """What to ask for, and what failed when it was asked for; oldest first.
+def sort_out(wanted: Collection[Request], *, in_flight: Collection[str]) -> tuple[list[Request], list[Request]]:
+    """What to ask for, and what failed too often to be asked for again; oldest first.
 
     Args:
         wanted: what is stale. Of two requests for a range, the one for the raw blocks makes the tables too.
         in_flight: ranges with a run that has not ended, whose outcome decides.
-        tried: run keys that had their run.
     """
     first: dict[str, Request] = {}
     for request in sorted(wanted, key=lambda each: (each.partition, each.parent != LANDING)):
         if request.partition not in in_flight:
             first.setdefault(request.partition, request)
-    return [each for each in first.values() if each.run_key not in tried], [each for each in first.values() if each.run_key in tried]
+    return [each for each in first.values() if each.failed < TRIES], [each for each in first.values() if each.failed >= TRIES]
 
 
 def stale_ranges(ingest: Any, normalise: Any) -> dg.SensorDefinition:
@@ -70,17 +83,12 @@ def stale_ranges(ingest: Any, normalise: Any) -> dg.SensorDefinition:
         jobs=[ingest, normalise],
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks once more for a range that was not made since its raw blocks, or what the landing sealed, changed; lists those that failed.",
+        description="Asks for ranges that were not made since their raw blocks, or what the landing sealed, changed; lists those that failed twice.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         raw, tables = asset_key(RAW_BLOCKS), asset_key(COMPLETENESS)
         wanted = [*_stale(context.instance, LANDING, raw), *_stale(context.instance, raw, tables)]
-        records = context.instance.get_run_records(dg.RunsFilter(tags={RUN_KEY: [each.run_key for each in wanted]})) if wanted else []
-        ask, failed = sort_out(
-            wanted,
-            in_flight=ranges_of(context.instance, dg.RunsFilter(statuses=IN_FLIGHT)),
-            tried={record.dagster_run.tags[RUN_KEY] for record in records},
-        )
+        ask, failed = sort_out(wanted, in_flight=ranges_of(context.instance, dg.RunsFilter(statuses=IN_FLIGHT)))
         if failed:
             context.log.warning(_listing(failed))
         return dg.SensorResult(
@@ -100,10 +108,23 @@ def _listing(failed: list[Request]) -> str:
 
 
 def _stale(instance: dg.DagsterInstance, parent: dg.AssetKey, child: dg.AssetKey) -> list[Request]:
-    """Ranges of which `child` was not made from the version of `parent` that stands."""
+    """Ranges of which `child` was not made from the version of `parent` that has stood for a while."""
     made = last_events(instance, child)
     # Only what came after the last making is looked at closer, range by range.
     suspects = [key for key, event in last_events(instance, parent).items() if event > made.get(key, -1)]
-    stands = {key: last_tag(instance, parent, key, DATA_VERSION) for key in suspects}
-    used = {key: last_tag(instance, child, key, version_used(parent)) for key in suspects if key in made}
-    return [Request(key, parent, version) for key, version in stale(stands, used).items()]
+    records = {key: record for key in suspects if (record := last_record(instance, parent, key)) and record.timestamp <= time.time() - AFTER_S}
+    stands = {key: tag_of(record, DATA_VERSION) for key, record in records.items()}
+    used = {key: tag_of(last_record(instance, child, key), version_used(parent)) for key in records if key in made}
+    return [Request(key, parent, version, _failures(instance, key, records[key])) for key, version in stale(stands, used).items()]
+
+
+def _failures(instance: dg.DagsterInstance, partition: str, change: dg.EventLogRecord) -> int:
+    """Runs of a range that failed since a change, or in which it came about and nothing after it did."""
+    runs = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], tags={PARTITION_TAG: partition})
+    )
+    return sum(
+        PARENT_RUN not in each.dagster_run.tags
+        and (each.dagster_run.run_id == change.run_id or each.create_timestamp.timestamp() >= change.timestamp)
+        for each in runs
+    )

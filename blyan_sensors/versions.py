@@ -33,8 +33,18 @@ def last_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, s
     return {partition: found[DATA_VERSION] for partition, found in tags.items()}
 
 
+def last_record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> dg.EventLogRecord | None:
+    """The latest materialisation of a range; None where there is none."""
+    records = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[partition]), limit=1).records
+    return records[0] if records else None
+
+
+def tag_of(record: dg.EventLogRecord | None, tag: str) -> str:
+    """A tag of a materialisation; empty where there is none."""
+    made = record.asset_materialization if record else None
+    return (made.tags or {}).get(tag, "") if made else ""
+
+
 def last_tag(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, tag: str) -> str:
     """A tag of the latest materialisation of a range; empty where there is none."""
-    records = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[partition]), limit=1).records
-    made = records[0].asset_materialization if records else None
-    return (made.tags or {}).get(tag, "") if made else ""
+    return tag_of(last_record(instance, key, partition), tag)

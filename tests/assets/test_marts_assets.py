@@ -11,7 +11,8 @@ import pytest
 from blyan.errors import PermanentError
 from blyan.marts import PROJECT, TYPES, mart_tables
 from blyan.settings import load_settings
-from blyan_assets.marts import FOLLOWS_LAKE, MARTS_POOL, marts_assets, parsed
+from blyan_assets.automation import FOLLOWS_LAKE
+from blyan_assets.marts import MARTS_POOL, marts_assets, parsed
 
 
 @pytest.fixture(scope="module")

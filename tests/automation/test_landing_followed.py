@@ -19,6 +19,7 @@ from blyan.solana.liveness import CAUGHT_UP, CONTINUOUS, FINAL, FRESH, VERDICTS
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
 from blyan_assets.checks import LANDING
+from blyan_sensors import stale_ranges
 from blyan_sensors.landing import FORMAT, Cursor, newly_sealed, read_cursor
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
@@ -261,6 +262,12 @@ def test_a_sealed_range_that_fails_is_asked_for_twice_and_then_listed(harness: H
     given_up = stale(harness)
     assert (given_up.run_requests, given_up.skip_message) == ([], f"failed twice and not asked for again: {FIRST}")
     assert [harness.tick(), harness.tick()] == [set(), set()]
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every change were ten minutes old for the sensor that finds what automation lost."""
+    monkeypatch.setattr(stale_ranges, "AFTER_S", 0)
 
 
 def stale(harness: Harness) -> dg.SensorExecutionData:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from blyan.schemas import COMPLETENESS
 from blyan.settings import load_settings
+from blyan.solana.slots import SlotRange
+from blyan.solana.sources import RawRecord
 from blyan_assets.checks import LANDING
-from blyan_sensors.stale_ranges import Request, sort_out, stale
-from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness
+from blyan_sensors import stale_ranges
+from blyan_sensors.stale_ranges import TRIES, Request, sort_out, stale
+from resources.lake import LakeResource
+from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
+from tests.automation.test_landing_followed import tick
+from tests.landed import land_slots
 
 
 @pytest.fixture
@@ -25,24 +33,35 @@ def test_a_range_is_stale_where_it_was_made_from_another_version_or_not_at_all()
     assert stale({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "1"}) == {"b": "2", "c": "3"}
 
 
-def test_what_is_in_flight_is_left_alone_and_what_had_its_run_is_listed() -> None:
-    wanted = [Request(key, RAW, "1") for key in ("c", "b", "a")]
+def test_what_is_in_flight_is_left_alone_and_what_failed_twice_is_listed() -> None:
+    wanted = [Request(key, RAW, "1", failed) for key, failed in (("c", TRIES), ("b", 0), ("a", TRIES - 1))]
 
-    assert sort_out(wanted, in_flight={"b"}, tried={"c raw_blocks 1"}) == ([wanted[2]], [wanted[0]])
+    assert sort_out(wanted, in_flight={"b"}) == ([wanted[2]], [wanted[0]])
 
 
 def test_a_range_whose_raw_blocks_are_stale_too_is_asked_for_as_a_whole() -> None:
     tables, whole = Request("a", RAW, "1"), Request("a", LANDING, "2")
 
-    assert sort_out([tables, whole], in_flight=(), tried=()) == ([whole], [])
+    assert sort_out([tables, whole], in_flight=()) == ([whole], [])
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every change were ten minutes old."""
+    monkeypatch.setattr(stale_ranges, "AFTER_S", 0)
 
 
 def requests(harness: Harness) -> list[tuple[str | None, str | None]]:
+    return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests]
+
+
+def evaluated(harness: Harness) -> dg.SensorExecutionData:
     sensor = harness.definitions.resolve_sensor_def("stale_ranges")
     context = dg.build_sensor_context(instance=harness.instance, repository_def=harness.definitions.get_repository_def())
-    return [(request.partition_key, request.run_key) for request in sensor.evaluate_tick(context).run_requests]
+    return sensor.evaluate_tick(context)
 
 
+@pytest.mark.usefixtures("settled")
 def test_tables_made_before_their_raw_blocks_changed_are_asked_for_once_per_change(harness: Harness) -> None:
     harness.source.unknown = {2}
     harness.run("ingest_range", FIRST)
@@ -58,7 +77,86 @@ def test_tables_made_before_their_raw_blocks_changed_are_asked_for_once_per_chan
     assert requests(harness) == []
 
 
+@pytest.mark.usefixtures("settled")
 def test_raw_blocks_whose_tables_were_never_made_are_asked_for(harness: Harness) -> None:
     assert harness.run("ingest_range", FIRST, [RAW])
 
     assert [partition for partition, _ in requests(harness)] == [FIRST]
+
+
+def test_a_change_is_left_to_automation_first(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert harness.run("ingest_range", FIRST, [RAW])
+
+    assert requests(harness) == []
+    monkeypatch.setattr(stale_ranges, "AFTER_S", 0)
+    assert [partition for partition, _ in requests(harness)] == [FIRST]
+
+
+def break_tables(harness: Harness) -> str:
+    """Make one of the tables unreadable, so that normalising fails for good; the file to delete to mend it."""
+    name = f"{COMPLETENESS.name}/_delta_log/00000000000000000000.json"
+    LakeResource.of(harness.settings).open().store.put(name, b"{")
+    return name
+
+
+def follow(harness: Harness) -> int:
+    """Let automation tick and the sensor look, and run whatever they ask for, until they ask for nothing; how many runs that were."""
+    runs = 0
+    for _ in range(8):
+        asked = harness.tick()
+        if asked:
+            assert asked in (every_table_of(FIRST), every_table_of(FIRST) | {(RAW, FIRST)})
+            harness.run("ingest_range" if (RAW, FIRST) in asked else "normalise_range", FIRST)
+        data = evaluated(harness)
+        for request in data.run_requests:
+            harness.run(request.job_name or "", request.partition_key or "", tags={"dagster/run_key": request.run_key or ""})
+        runs += bool(asked) + len(data.run_requests)
+    return runs
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_its_raw_blocks_change(harness: Harness) -> None:
+    harness.tick()
+    harness.source.unknown = {2}
+    broken = break_tables(harness)
+    assert harness.run("ingest_range", FIRST, [RAW])
+
+    assert follow(harness) == 2
+    assert evaluated(harness).skip_message == f"failed twice and not asked for again: {FIRST}"
+
+    harness.source.unknown = set()
+    assert harness.run("ingest_range", FIRST, [RAW])
+    assert follow(harness) == 2
+
+    LakeResource.of(harness.settings).open().store.delete([broken])
+    assert follow(harness) == 0  # nobody asks a third time
+    assert harness.run("normalise_range", FIRST)
+    assert evaluated(harness).skip_message == "every range was made from what stands"
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_run_that_landed_the_raw_blocks_and_failed_after_that_is_one_of_the_two(harness: Harness) -> None:
+    harness.tick()
+    break_tables(harness)
+    land_slots(harness.settings, SlotRange(0, 3))
+    tick(harness)
+
+    assert follow(harness) == 2
+    assert len(harness.instance.get_run_records()) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_rows_that_break_a_blocking_check_are_made_once_and_stand_as_failed(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = type(harness.source).read
+
+    def nonsense(source: Source, slots: SlotRange) -> Iterator[RawRecord]:
+        for record in read(source, slots):
+            payload = record.payload.replace(b'"lamports":', b'"lamports":1') if record.payload else b""
+            yield replace(record, payload=payload)
+
+    monkeypatch.setattr(type(harness.source), "read", nonsense)
+    harness.tick()
+
+    assert not harness.run("ingest_range", FIRST)
+    # Made from what stands: another run would make the same rows, so there is none.
+    assert follow(harness) == 0
