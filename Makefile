@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-HOME_OF_DAGSTER := $(CURDIR)/.blyan/dagster
 PARSED := $(VENV)/.dbt-parsed
 DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
@@ -52,11 +51,9 @@ check: install
 	$(BIN)/mypy
 	@if [ -f blyan/docs.py ]; then $(BIN)/python -m blyan.docs --check; fi
 
-## dev: the graph in a browser, at http://localhost:3000
+## dev: a chain, its follower, and the graph that fills by itself, in a browser at http://localhost:3000
 dev: install
-	mkdir -p $(HOME_OF_DAGSTER)
-	cp dagster.yaml $(HOME_OF_DAGSTER)/dagster.yaml
-	DAGSTER_HOME=$(HOME_OF_DAGSTER) $(BIN)/dagster dev -w workspace.yaml
+	$(BIN)/blyan up
 
 ## bench: every benchmark, one JSON line a figure
 bench: install

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FAILED, TRY_AGAIN = 1, 2
 """Exit codes."""
 
+SLOT_MS = 400
+"""Milliseconds that a slot of Solana is meant to take, by which a lag in slots is told as a time."""
+
 EXACT_JSON = 2**53
 """Integers beyond it are strings in JSON: many readers keep numbers as doubles, which are exact only up to here."""
 
@@ -256,7 +259,7 @@ def _show_examples(console: Console, lake: Any) -> None:
     for command, what in (
         ("blyan sql \"select * from solana.transactions where status = 'Fail' limit 5\"", "ask anything"),
         ("blyan ranges", "what is there, what is missing"),
-        ("make dev", "the graph, its partitions and checks, in a browser"),
+        ("make dev", "a chain, its follower, and the graph that fills by itself, in a browser"),
         ("BLYAN_SOURCE=rpc BLYAN_RPC_URL=… blyan source check", "another source, the same tables"),
     ):
         console.print(f"  {command:76} {what}", highlight=False, soft_wrap=True)
@@ -275,15 +278,19 @@ def follow() -> None:
 def up(
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     chain_port: Annotated[int, typer.Option(help="Port of the embedded chain's RPC, where BLYAN_SOURCE is embedded.")] = 8899,
-    home: Annotated[str, typer.Option(help="Folder of Dagster's own records.")] = ".blyan/dagster",
+    home: Annotated[
+        str | None,
+        typer.Option(help="Folder of Dagster's own records. Unset: .blyan/dagster, or where the chain is the embedded one .blyan/dagster-live."),
+    ] = None,
 ) -> None:
     """Run everything: the chain if it is the embedded one, the follower, and Dagster with its UI. Ends with Ctrl-C."""
     from pathlib import Path
 
     from blyan.settings import load_settings
-    from blyan.up import up
+    from blyan.up import live_home, up
 
-    up(load_settings(), _say, chain_port=chain_port, dagster_port=port, home=Path(home).absolute())
+    settings = load_settings()
+    up(settings, _say, chain_port=chain_port, dagster_port=port, home=Path(home or live_home(settings)).absolute())
 
 
 def _say(line: str) -> None:
@@ -298,35 +305,58 @@ def _say(line: str) -> None:
 
 
 @app.command()
-def status() -> None:
-    """What the follower has reached, and which ranges are read from its landing."""
+def status(
+    runs: Annotated[bool, typer.Option("--runs", help="Count Dagster's runs too, which takes two seconds more.")] = False,
+    home: Annotated[str | None, typer.Option(help="Folder of Dagster's own records, for --runs. Unset: DAGSTER_HOME, or .blyan/dagster.")] = None,
+) -> None:
+    """How far the follower is behind its chain, what is final, which ranges are where, and how Dagster's runs fare."""
     import time
 
     from blyan.lake import Lake
     from blyan.settings import load_settings
+    from blyan.solana.inventory import take_inventory
     from blyan.solana.landing import read_head
+    from blyan.solana.liveness import judge
 
     settings = load_settings()
-    head = read_head(Lake.from_settings(settings))
-    console = _console()
+    lake = Lake.from_settings(settings)
+    # The head before the tables' logs, as every reader: a range that leaves the one is in the other.
+    head = read_head(lake)
+    inventory = take_inventory(lake, settings.grid)
+    rows: list[tuple[str, str]] = []
     if head is None:
-        console.print(f"{settings.lake}: nothing was ever followed; `blyan follow` begins", highlight=False)
-        return
-    rows = [
-        ("tip", f"{head.processed:,}"),
-        ("confirmed", f"{head.confirmed:,}"),
-        ("final", f"{head.finalized:,}"),
-        ("checkpoint", f"{head.checkpoint:,}, {max(0, head.finalized + 1 - head.checkpoint):,} behind what is final"),
-        ("written", f"{max(0.0, time.time() - head.written_at):,.1f} s ago"),
-    ]
+        rows.append(("follower", f"{settings.lake}: nothing was ever followed; `blyan follow` begins"))
+    else:
+        newest = max((segment.last for landed in head.ranges for segment in landed.segments), default=head.checkpoint - 1)
+        behind = max(0, head.processed - newest)
+        rows += [
+            ("tip", f"{head.processed:,}"),
+            (
+                "lag",
+                f"{behind:,} slots, about {behind * SLOT_MS:,} ms; the head was written {max(0.0, time.time() - head.written_at) * 1e3:,.0f} ms ago",
+            ),
+            ("confirmed", f"{head.confirmed:,}"),
+            ("final", f"{head.finalized:,}, {max(0, head.processed - head.finalized):,} behind the tip"),
+            ("checkpoint", f"{head.checkpoint:,}, {max(0, head.finalized + 1 - head.checkpoint):,} behind what is final"),
+            *(("check", f"{verdict.name}: {verdict.statement}") for verdict in judge(head, settings.grid, now=time.time()) if not verdict.passed),
+        ]
+    ranges = head.ranges if head else []
+    sealed, held = sum(landed.sealed for landed in ranges), len(inventory.complete())
+    rows.append(("ranges", f"{held:,} in the lake, {sealed:,} sealed and on their way there, {len(ranges) - sealed:,} open in the landing"))
+    if runs:
+        from blyan_assets.run import count_runs
+
+        rows.append(("runs", count_runs(home)))
+    console = _console()
     for name, value in rows:
-        console.print(f"{name:11} {value}", highlight=False)
-    ranges = [
-        [landed.key, "sealed" if landed.sealed else "open", f"{sum(part.count for part in landed.segments):,}", f"{len(landed.segments):,}",
-         f"{sum(part.rows.get('solana/transactions', 0) for part in landed.segments):,}"]
-        for landed in head.ranges
-    ]  # fmt: skip
-    console.print(_grid("read from the landing", ["range", "state", "slots", "segments", "transactions"], ranges))
+        console.print(f"{name:11} {value}", highlight=False, soft_wrap=True)
+    if ranges:
+        cells = [
+            [landed.key, "sealed" if landed.sealed else "open", f"{sum(part.count for part in landed.segments):,}", f"{len(landed.segments):,}",
+             f"{sum(part.rows.get('solana/transactions', 0) for part in landed.segments):,}"]
+            for landed in ranges
+        ]  # fmt: skip
+        console.print(_grid("read from the landing", ["range", "state", "slots", "segments", "transactions"], cells))
 
 
 @app.command()

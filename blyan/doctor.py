@@ -96,7 +96,7 @@ def _without_token(url: str) -> str:
 def _places(settings: Settings) -> list[Finding]:
     home = Path(os.environ.get("DAGSTER_HOME", "") or ".blyan/dagster").absolute()
     origin = "environment" if os.environ.get("DAGSTER_HOME") else "default"
-    found = [Finding("DAGSTER_HOME", f"{home} ({origin})", remedy="" if home.is_dir() else "made by the first `blyan ingest` or `make dev`")]
+    found = [Finding("DAGSTER_HOME", f"{home} ({origin})", remedy="" if home.is_dir() else "made by the first `blyan ingest`")]
     lake = Lake.from_settings(settings)
     if lake.store.is_local:
         folder = Path(lake.root)

@@ -75,6 +75,11 @@ def live_lake(settings: Settings) -> str:
     return f"{settings.lake}-live" if settings.source == "embedded" else settings.lake
 
 
+def live_home(settings: Settings) -> str:
+    """The folder of Dagster's records: of another lake there are other records, which must not be taken for each other's."""
+    return ".blyan/dagster-live" if settings.source == "embedded" else ".blyan/dagster"
+
+
 def _from_checkpoint(settings: Settings) -> tuple[str, ...]:
     head = read_head(Lake.from_settings(settings.model_copy(update={"lake": live_lake(settings)})))
     return ("--first-slot", str(head.checkpoint if head else settings.first_slot))
@@ -104,7 +109,9 @@ def up(settings: Settings, say: Callable[[str], None], *, chain_port: int, dagst
         ) from error
     family = children(settings, chain_port=chain_port, dagster_port=dagster_port, home=home)
     say(f"starting {', '.join(child.name for child in family)}; the graph will be at http://localhost:{dagster_port}")
-    say(f"to look at it from another shell: BLYAN_LAKE={live_lake(settings)} blyan status")
+    told = {name: value for name, value in family[-1].environment.items() if name in ("BLYAN_LAKE", "BLYAN_HORIZON_SLOT")}
+    settings_of_it = "".join(f"{name}={value} " for name, value in told.items())
+    say(f"to look at it from another shell: {settings_of_it}blyan status --runs --home {home}")
     asyncio.run(_up(family, say))
     say("all ended")
 

@@ -1,6 +1,6 @@
 """Materialising ranges in this process, through Dagster: what the command line does.
 
-Belongs here: runs of the job `ingest_range` on the local instance, and what came of them. Does not
+Belongs here: runs of the job `ingest_range` on the local instance, what came of them, and how others fare. Does not
 belong here: printing.
 """
 
@@ -11,6 +11,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from blyan_assets.records import kept_connections
 from blyan_sensors.top_up import IN_FLIGHT
 
 HOME = Path(".blyan/dagster")
-"""The instance's folder where DAGSTER_HOME does not name one; `make dev` uses the same, so the UI shows these runs."""
+"""The instance's folder where DAGSTER_HOME does not name one."""
 
 HOST_TAG, PROCESS_TAG = "blyan/host", "blyan/process"
 
@@ -124,6 +125,23 @@ def build_marts(settings: Settings) -> Outcome:
     with kept_connections(), dg.DagsterInstance.get() as instance:
         tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
         return _outcome(None, job.execute_in_process(instance=instance, tags=tags, run_config=QUIET, raise_on_error=False))
+
+
+def count_runs(home: str | None) -> str:
+    """How many runs wait, run, and failed within a day, in words; of the instance in a folder, `dagster_home` by default."""
+    folder = Path(home or os.environ.get("DAGSTER_HOME", "") or HOME).absolute()
+    if not (folder / "dagster.yaml").is_file():
+        return f"none are recorded in {folder}"
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        waiting = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
+        counts = {
+            "queued": instance.get_runs_count(dg.RunsFilter(statuses=waiting)),
+            "running": instance.get_runs_count(dg.RunsFilter(statuses=[status for status in IN_FLIGHT if status not in waiting])),
+            "failed within a day": instance.get_runs_count(
+                dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.now(UTC) - timedelta(days=1))
+            ),
+        }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:

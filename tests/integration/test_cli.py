@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 
 from blyan.cli import run as run_command
 from blyan.lake import Lake
 from blyan.schemas import BLOCK_REWARDS, TABLES, TRANSACTIONS
+from blyan.settings import load_settings
+from blyan.solana.landing import HEAD
+from blyan.solana.slots import SlotRange
+from tests.landed import land_slots
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = {"BLYAN_HORIZON_SLOT": "12", "BLYAN_SLOTS_PER_RANGE": "4", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "3"}
@@ -99,6 +104,26 @@ def test_runs_of_the_command_line_are_in_the_records_that_the_ui_shows(place: Pa
 
     assert {(run.job_name, run.status) for run in runs} == {("ingest_range", dg.DagsterRunStatus.SUCCESS)}
     assert partitions == {"000000000000", "000000000004"}
+
+
+def test_status_says_where_slots_ranges_and_runs_are(call: Call, place: Path, tmp_path: Path) -> None:
+    never = call(place, "status", "--runs")
+    lake = str(tmp_path / "lake")
+    tiny = {name.removeprefix("BLYAN_").lower(): int(value) for name, value in TINY.items()}
+    head = land_slots(load_settings(lake=lake, **tiny), SlotRange(0, 5))
+    Lake(lake).store.put(HEAD, msgspec.json.encode(msgspec.structs.replace(head, processed=8, confirmed=7, finalized=6)))
+    followed = call(place, "status", BLYAN_LAKE=lake)
+
+    assert never.returncode == followed.returncode == 0, never.stderr + followed.stderr
+    assert "nothing was ever followed" in never.stdout
+    assert "2 in the lake, 0 sealed" in never.stdout
+    assert "0 queued, 0 running, 0 failed within a day" in never.stdout
+    said = dict(line.split(maxsplit=1) for line in followed.stdout.splitlines()[:6])
+    assert said["tip"] == "8"
+    assert said["lag"].startswith("3 slots, about 1,200 ms; the head was written ")
+    assert said["final"] == "6, 2 behind the tip"
+    assert said["checkpoint"] == "6, 1 behind what is final"
+    assert said["ranges"] == "0 in the lake, 1 sealed and on their way there, 1 open in the landing"
 
 
 def test_ranges_that_the_lake_has_are_not_made_again_unless_forced(call: Call, place: Path) -> None:
