@@ -129,6 +129,9 @@ def test_the_graph_shows_every_table_with_its_partitions(page: Any, address: str
         [*(table.short_name for table in TABLES.values()), "3 partitions"],
         screenshots / "graph.png",
     )
+    page.get_by_text("3 partitions").nth(len(TABLES)).wait_for(timeout=60_000)  # every table and the landing: nodes load one by one
+    page.wait_for_timeout(1_000)
+    page.screenshot(path=screenshots / "graph.png")
     page.set_viewport_size(WINDOW)
 
 
