@@ -34,10 +34,27 @@ from blyan_assets.automation import FOLLOWS_LAKE
 from blyan_assets.failures import failures
 from resources.lake import LakeResource
 
+
+class _NoDbt:
+    """Hides dbt from `dagster_dbt`, which then takes its names from itself, as it does beside a dbt that is not Python.
+
+    dbt runs as a process of its own here, and importing it is most of what importing `dagster_dbt` takes: every run pays it,
+    also one of a range, which has nothing to do with marts.
+    """
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        if name == "dbt":
+            raise ModuleNotFoundError(name)
+
+
 with warnings.catch_warnings():
     # dagster-dbt still installs the parser that sqlglot replaced, and sqlglot imports it where it is installed.
     warnings.filterwarnings("ignore", "sqlglotrs is deprecated", DeprecationWarning)
-    from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+    sys.meta_path.insert(0, _NoDbt())
+    try:
+        from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+    finally:
+        del sys.meta_path[0]
 
 OWNERS = ["team:lake"]
 
@@ -99,6 +116,9 @@ class Dbt(DbtCliResource):  # type: ignore[misc]
     def _cli_version(self) -> Version:
         # The original runs `dbt --version`, which takes two seconds and asks the package index for newer releases.
         return Version(version("dbt-core"))
+
+    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> None:
+        """None: the original imports dbt and opens the database, for queries that nobody here makes."""
 
 
 def marts_assets(settings: Settings, project: Path = PROJECT) -> list[dg.AssetsDefinition]:  # noqa: ARG001 - as every group of assets
