@@ -41,15 +41,18 @@ async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
     """The figures of catching up with so many slots."""
     from blyan.lake import Lake
     from blyan.solana.follower.follow import Follower
+    from blyan.solana.landing import Landing
+    from blyan.solana.segments import cores
     from blyan.solana.slots import Grid
 
-    node = RecordedNode(path, slots)
-    follower = Follower(node, node, Lake(folder), Grid(0, 1 << 40, 54_000))  # type: ignore[arg-type]
+    node, lake, grid = RecordedNode(path, slots), Lake(folder), Grid(0, 1 << 40, 54_000)
+    follower = Follower(node, node, lake, grid, landing=Landing(lake, grid, processes=cores()))  # type: ignore[arg-type]
     await follower.begin()
     start, cpu = time.perf_counter(), time.process_time()
     while follower.landing.head.checkpoint < slots:
         await follower.step()
-    wall = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    follower.landing.close()
     return {
         "figure": "catch_up",
         "kind": "measured",
@@ -58,11 +61,11 @@ async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
         "transactions": follower.landing.transactions,
         "cores": os.cpu_count(),
         "tx_per_wall_s": round(follower.landing.transactions / wall),
-        "tx_per_cpu_s": round(follower.landing.transactions / (time.process_time() - cpu)),
+        "own_cpu_share": round(cpu / wall, 2),
         "json_mb_per_wall_s": round(follower.measures.payload_bytes / 1e6 / wall, 1),
         "slots_per_wall_s": round(slots / wall, 1),
         "times_mainnet_slots": round(slots / wall / 2.5, 1),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_rss_mb": [round(resource.getrusage(who).ru_maxrss / 1024) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)],
     }
 
 

@@ -3,7 +3,7 @@
     python benchmarks/lag.py [--seconds 60] [--transactions-per-slot 1000]
 
 Three processes share the machine: the local chain at 400 ms a slot, `blyan follow`, and this one, which listens to the same
-announcements and, whenever the head has changed, asks `select max(slot) from solana.blocks` on a new connection. The lag of a
+announcements and, whenever the head has a newer slot, asks `select max(slot) from solana.blocks` on a new connection. The lag of a
 slot is from when this process heard of it to when a query answered with it: it includes the slot's own 400 ms, after which the
 node serves the block as `confirmed`, and the query. Prints one JSON line.
 """
@@ -83,13 +83,14 @@ def measure(lake: str, socket: str, given: argparse.Namespace) -> dict[str, obje
     seen: dict[int, float] = {}
     queries: list[float] = []
     begin = time.monotonic() + given.warm_up
-    generation = -1
+    landed = -1
     while time.monotonic() < begin + given.seconds:
         head = read_head(Lake(lake))
-        if head is None or head.generation == generation:
+        newest = -1 if head is None else max((segment.last for each in head.ranges for segment in each.segments), default=-1)
+        if newest == landed:
             time.sleep(0.01)
             continue
-        generation, start = head.generation, time.monotonic()
+        landed, start = newest, time.monotonic()
         newest = ask(lake)
         now = time.monotonic()
         queries.append(now - start)

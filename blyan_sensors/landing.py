@@ -23,8 +23,9 @@ from msgspec import Struct
 from blyan.errors import PermanentError
 from blyan.schemas import RANGE_COLUMN
 from blyan.settings import Settings
-from blyan.solana.landing import FOLDER, HEAD, Head, LandedRange, read_head
+from blyan.solana.landing import HEAD, Head, LandedRange, read_head
 from blyan.solana.liveness import Verdict, judge
+from blyan.solana.segments import FOLDER
 from blyan.solana.slots import Grid, SlotRange
 from blyan_assets.checks import LANDING, verdict_fields
 from blyan_sensors.versions import DATA_VERSION, last_tag

@@ -23,7 +23,8 @@ from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.schemas import COMPLETENESS, RANGE_COLUMN, SLOT_STATUS, TABLES, Table
 from blyan.solana.commitment import Commitment
-from blyan.solana.landing import LANDED, Head, read_head
+from blyan.solana.landing import Head, read_head
+from blyan.solana.segments import LANDED
 from blyan.solana.slots import SlotRange
 
 if TYPE_CHECKING:

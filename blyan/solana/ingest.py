@@ -11,7 +11,6 @@ import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from blyan.solana.normalise import normalise
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, RawRecord, SlotState
 from blyan.stage import Staged
+from blyan.workers import may_start, pool
 
 Progress = Callable[[int, int], None]
 """Called with slots done and slots in all."""
@@ -218,7 +218,7 @@ def normalise_range(lake: Lake, slots: SlotRange, *, workers: int = 0, progress:
     writer = uuid4().hex
     commits = {}
     try:
-        if processes > 1 and size * 6 > PARALLEL_BYTES and not multiprocessing.current_process().daemon:
+        if processes > 1 and size * 6 > PARALLEL_BYTES and may_start():
             tallies = _in_processes(lake, slots, _spans(units, processes), window, writer, progress)
         else:
             tallies = [_work(lake, slots, units, window, writer, lambda done: progress(done, len(slots)))]
@@ -246,8 +246,6 @@ def _share(counter: Any) -> None:
     # A worker process has one counter, given when it starts.
     global _done_slots
     _done_slots = counter
-    # One thread each: the workers themselves are the parallelism.
-    pa.set_cpu_count(1)
 
 
 def _spans(units: Sequence[str], count: int) -> list[Sequence[str]]:
@@ -257,10 +255,9 @@ def _spans(units: Sequence[str], count: int) -> list[Sequence[str]]:
 
 
 def _in_processes(lake: Lake, slots: SlotRange, spans: Sequence[Sequence[str]], window: int, writer: str, progress: Progress) -> list[_Tally]:
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(len(spans), mp_context=context, initializer=_share, initargs=(counter,)) as pool:
-        futures = [pool.submit(_work_in_process, lake, slots, units, window, writer) for units in spans]
+    counter = multiprocessing.get_context("spawn").Value("q", 0)
+    with pool(len(spans), _share, counter) as executor:
+        futures = [executor.submit(_work_in_process, lake, slots, units, window, writer) for units in spans]
         try:
             while pending := [future for future in futures if not future.done()]:
                 progress(counter.value, len(slots))

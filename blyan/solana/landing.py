@@ -1,10 +1,9 @@
 """The landing: the tail of the chain that is not yet in the lake's tables, readable the moment it is written.
 
 Belongs here: the files of the tail, `head.json` that names them, and what survives a crash. Does not belong here: which slots
-to write (`blyan.solana.follower`), or ranges that are over (`blyan.lake`).
+to write (`blyan.solana.follower`), their files (`blyan.solana.segments`), or ranges that are over (`blyan.lake`).
 
-A **segment** is a few slots' rows of every table, one Parquet file each, of the same columns as the lake's. Segments are
-never changed: rows of a fork that died are left out of a new segment that takes the old one's place. `head.json` names the
+A **segment** is some slots' rows of every table (`blyan.solana.segments`). Segments are never changed: rows of a fork that died are left out of a new segment that takes the old one's place. `head.json` names the
 segments that count, and is replaced atomically: what it does not name is not there. Files that it no longer names are kept
 for `GRACE_S`, for readers who read the head before.
 
@@ -17,16 +16,14 @@ the lake cannot lack a range that the head did not name, since it stood in the l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from msgspec import Struct
 
 from blyan import schemas
@@ -34,20 +31,15 @@ from blyan.digest import UnitDigest, digest_partition, digest_unit, in_key_order
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Commit, Lake
 from blyan.schemas import RAW_BLOCKS, Table
-from blyan.solana.ingest import DERIVED, collector_paused, normalise_unit, raw_rows
+from blyan.solana.segments import FOLDER, LANDED, Segment, SegmentWriter, path_of, read_rows, slot_of
 from blyan.solana.slots import Grid, SlotRange
-from blyan.solana.sources import RawRecord, SlotState
-from blyan.stage import compression_of, conform, joined, stats_columns
-from blyan.store import errors_of
+from blyan.solana.sources import RawRecord
+from blyan.stage import joined
 
 FORMAT = 1
 """Version of `head.json`. A reader refuses a newer one."""
 
-FOLDER = "landing"
 HEAD = f"{FOLDER}/head.json"
-
-LANDED = (RAW_BLOCKS, *DERIVED)
-"""Every table of a segment."""
 
 GRACE_S = 120.0
 """Seconds for which files stay that the head no longer names: longer than any query that began before."""
@@ -57,27 +49,6 @@ MERGE = 16
 
 MERGED_SLOTS = 4_096
 """A segment of so many slots is not merged further: every merge reads and writes each of its rows again."""
-
-
-class Segment(Struct, frozen=True):
-    """Some slots of a range.
-
-    Attributes:
-        name: folder of its files, never used twice.
-        first, last: bounds of its slots.
-        count: how many slots.
-        slots: (slot, block hash; None where skipped), in order; left out once they are final and merged.
-        rows: rows of each table, by name of table; a table without rows has no file.
-        size: bytes of its files.
-    """
-
-    name: str
-    first: int
-    last: int
-    count: int
-    slots: list[tuple[int, str | None]]
-    rows: dict[str, int]
-    size: int
 
 
 class LandedRange(Struct, frozen=True):
@@ -126,7 +97,7 @@ class Head(Struct, frozen=True):
     def files(self, table: Table, slots: SlotRange | None = None) -> list[tuple[str, str]]:
         """(range key, path under the lake's root) of the files of a table that may hold rows of these slots."""
         return [
-            (landed.key, _path(landed.key, segment.name, table))
+            (landed.key, path_of(landed.key, segment.name, table))
             for landed in self.ranges
             for segment in landed.segments
             if segment.rows.get(table.name) and (slots is None or (segment.first <= slots.last and segment.last >= slots.first))
@@ -158,10 +129,6 @@ def read_head(lake: Lake) -> Head | None:
     return head
 
 
-def _path(key: str, segment: str, table: Table) -> str:
-    return f"{FOLDER}/{schemas.RANGE_COLUMN}={key}/{segment}/{table.short_name}.parquet"
-
-
 def land_sealed(lake: Lake, slots: SlotRange) -> Commit | None:
     """Commit the raw blocks of a sealed range to the lake, as they were landed; None where the landing holds no such range.
 
@@ -175,21 +142,12 @@ def land_sealed(lake: Lake, slots: SlotRange) -> Commit | None:
     if landed is None:
         return None
     segments = sorted(landed.segments, key=lambda segment: segment.first)
-    parts = (_read(lake, landed.key, segment, RAW_BLOCKS) for segment in segments)
+    parts = (read_rows(lake, landed.key, segment, RAW_BLOCKS) for segment in segments)
     # Segments written while catching up may lie between each other, and units span segments.
     apart = all(before.last < after.first for before, after in pairwise(segments))
     return lake.write_partition(
         RAW_BLOCKS, slots.key, parts if apart else [in_key_order(RAW_BLOCKS, joined(list(parts)), where=f"{FOLDER} {slots.key}")]
     )
-
-
-def _read(lake: Lake, key: str, segment: Segment, table: Table, columns: list[str] | None = None) -> pa.Table:
-    schema = table.arrow_schema() if columns is None else pa.schema([table.arrow_schema().field(name) for name in columns])
-    if not segment.rows.get(table.name):
-        return schema.empty_table()
-    path = _path(key, segment.name, table)
-    with errors_of(lake.store.uri(path)), lake.store.open(path) as file:
-        return pq.read_table(file, columns=columns).cast(schema)
 
 
 class Landing:
@@ -199,9 +157,9 @@ class Landing:
         lake: where it is.
         grid: its ranges.
         source: name of the source in `raw_blocks`.
+        processes: that share the work of many blocks.
         clock: seconds that never go back, for the grace of files.
         now: Unix seconds, for `Head.written_at`.
-        reached: told the name of every point at which a crash must lose nothing; tests crash there.
 
     Attributes:
         head: what readers see.
@@ -214,16 +172,21 @@ class Landing:
         grid: Grid,
         *,
         source: str = "rpc",
+        processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        reached: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._lake, self._grid, self._source = lake, grid, source
-        self._clock, self._now, self._reached = clock, now, reached
+        self._lake, self._grid = lake, grid
+        self._segments = SegmentWriter(lake, source, processes=processes, clock=clock)
+        self._clock, self._now = clock, now
         self.head = read_head(lake) or Head()
         self._retired: list[tuple[float, list[str]]] = [(clock(), self._unnamed())]
         self._uncertain = False
         self.transactions = self.quarantined = 0
+
+    def close(self) -> None:
+        """End what writes beside this process."""
+        self._segments.close()
 
     # Changing what readers see
 
@@ -240,22 +203,27 @@ class Landing:
             StoreFullError: no space; readers see what they saw before, and the same call can be made again.
             PermanentError: a slot is outside the grid.
         """
-        gone = {*removed, *map(_slot_of, added)}
+        gone = {*removed, *map(slot_of, added)}
         final = sorted(slot for slot in gone if slot < self.head.checkpoint)
         if final:
             raise PermanentError(
                 f"slots {final} are final and would change", where=HEAD, remedy="the node contradicts what it called final: use another"
             )
         ranges = {landed.key: landed for landed in self.head.ranges}
+        new: list[Segment] = []
         with self._writing() as written:
             for key, landed in ranges.items():
                 kept = [part for segment in landed.segments for part in self._without(key, segment, gone, written)]
                 ranges[key] = msgspec.structs.replace(landed, segments=kept)
-            for key, records in groupby(sorted(added, key=_slot_of), key=lambda record: self._key_of(_slot_of(record))):
+            for key, records in groupby(sorted(added, key=slot_of), key=lambda record: self._key_of(slot_of(record))):
                 landed = ranges.get(key) or LandedRange(key, [])
-                segment = self._write(key, list(records), written)
-                ranges[key] = msgspec.structs.replace(landed, segments=[*landed.segments, segment])
-            return self._publish(ranges=[ranges[key] for key in sorted(ranges)], **marks)
+                segments = self._segments.write(key, list(records), written)
+                new += segments
+                ranges[key] = msgspec.structs.replace(landed, segments=[*landed.segments, *segments])
+            head = self._publish(ranges=[ranges[key] for key in sorted(ranges)], **marks)
+        self.transactions += sum(segment.rows.get(schemas.TRANSACTIONS.name, 0) for segment in new)
+        self.quarantined += sum(segment.rows.get(schemas.QUARANTINE.name, 0) for segment in new)
+        return head
 
     def open(self, slot: int) -> Head:
         """Take over the range of a slot from the lake, before anything of it is landed; slots are landed from its first on."""
@@ -315,7 +283,7 @@ class Landing:
         """(slot, hash, parent slot, parent hash) of the blocks that may still change, for a follower that goes on from here."""
         names = ["slot", "block_hash", "parent_slot", "previous_block_hash"]
         parts = [
-            _read(self._lake, landed.key, segment, schemas.BLOCKS, names)
+            read_rows(self._lake, landed.key, segment, schemas.BLOCKS, names)
             for landed in self.head.ranges
             for segment in landed.segments
             if segment.last >= self.head.checkpoint
@@ -327,63 +295,12 @@ class Landing:
     def _digest(self, landed: LandedRange) -> str:
         """The digest that `raw_blocks` will have of a range."""
         names = [column.name for column in RAW_BLOCKS.columns if column.in_digest]
-        parts = [_read(self._lake, landed.key, segment, RAW_BLOCKS, names) for segment in landed.segments]
+        parts = [read_rows(self._lake, landed.key, segment, RAW_BLOCKS, names) for segment in landed.segments]
         rows = in_key_order(RAW_BLOCKS, joined(parts), where=f"{FOLDER} {landed.key}")
         units: dict[str, UnitDigest] = {unit: digest_unit(RAW_BLOCKS, part) for unit, part in split_units(RAW_BLOCKS, rows)}
         return digest_partition(RAW_BLOCKS, units)
 
     # Files
-
-    def _write(self, key: str, records: list[RawRecord], written: list[str]) -> Segment:
-        raw = raw_rows(records, self._source)
-        with collector_paused():
-            tables = {RAW_BLOCKS.name: raw, **normalise_unit(raw.to_pylist())}
-        self.transactions += tables[schemas.TRANSACTIONS.name].num_rows
-        self.quarantined += tables[schemas.QUARANTINE.name].num_rows
-        slots = [(_slot_of(record), record.block_hash) for record in records if record.state is not SlotState.REJECTED]
-        return self._write_tables(key, slots, {name: [rows] for name, rows in tables.items()}, written)
-
-    def _write_tables(self, key: str, slots: list[tuple[int, str | None]], parts: Mapping[str, Iterable[pa.Table]], written: list[str]) -> Segment:
-        """Write a segment; the parts of a table follow each other in the order of its key."""
-        name = f"{slots[0][0]:012d}-{uuid4().hex[:12]}"
-        rows, size = {}, 0
-        for table in LANDED:
-            path = _path(key, name, table)
-            made, octets = self._write_file(table, path, parts[table.name], written)
-            if made:
-                rows[table.name] = made
-                size += octets
-        self._reached("before sync")
-        # All at once: two waits for the disk a file, one after the other, took longer than writing them.
-        self._lake.store.sync(_path(key, name, table) for table in LANDED if table.name in rows)
-        self._reached("after sync")
-        return Segment(name, slots[0][0], slots[-1][0], len(slots), slots, rows, size)
-
-    def _write_file(self, table: Table, path: str, parts: Iterable[pa.Table], written: list[str]) -> tuple[int, int]:
-        """Rows and bytes of a file, a row group for each part; no file where there are no rows."""
-        full = (in_key_order(table, conform(table, part, where=path), where=path) for part in parts if part.num_rows)
-        first = next(full, None)
-        if first is None:
-            return 0, 0
-        compression, level = compression_of(table)
-        self._reached(f"before {table.short_name}")
-        written.append(path)
-        with self._lake.store.create(path, durable=False) as upload:
-            rows = 0
-            with pq.ParquetWriter(
-                upload.stream,
-                first.schema,
-                compression=compression,
-                compression_level=level,
-                store_schema=False,
-                write_statistics=stats_columns(table),
-            ) as writer:
-                for part in chain([first], full):
-                    writer.write_table(part if part.schema == first.schema else part.cast(first.schema))
-                    rows += part.num_rows
-            size = upload.stream.tell()
-        self._reached(f"after {table.short_name}")
-        return rows, size
 
     def _without(self, key: str, segment: Segment, gone: set[int], written: list[str]) -> list[Segment]:
         """The segment without some slots: itself, a new one, or none."""
@@ -395,9 +312,9 @@ class Landing:
         alive = pa.array([slot for slot, _ in kept], pa.int64())
         tables = {}
         for table in LANDED:
-            rows = _read(self._lake, key, segment, table)
+            rows = read_rows(self._lake, key, segment, table)
             tables[table.name] = [rows.filter(pc.is_in(rows[table.key[0]], value_set=alive))]
-        return [self._write_tables(key, kept, tables, written)]
+        return [self._segments.rewrite(key, kept, tables, written)]
 
     def _merged(self, key: str, group: list[Segment], written: list[str]) -> Segment:
         group = sorted(group, key=lambda segment: segment.first)
@@ -408,10 +325,10 @@ class Landing:
         }
         count = sum(segment.count for segment in group)
         slots: list[tuple[int, str | None]] = [(group[0].first, None), (max(segment.last for segment in group), None)]
-        return msgspec.structs.replace(self._write_tables(key, slots, parts, written), count=count, slots=[])
+        return msgspec.structs.replace(self._segments.rewrite(key, slots, parts, written), count=count, slots=[])
 
     def _each(self, key: str, group: list[Segment], table: Table) -> Iterator[pa.Table]:
-        return (_read(self._lake, key, segment, table) for segment in group)
+        return (read_rows(self._lake, key, segment, table) for segment in group)
 
     @contextmanager
     def _writing(self) -> Iterator[list[str]]:
@@ -427,13 +344,11 @@ class Landing:
         """Make a new head; files that it no longer names begin their grace."""
         before = self._named()
         head = msgspec.structs.replace(self.head, generation=self.head.generation + 1, written_at=self._now(), **changes)
-        self._reached("before head")
         # If it fails, nobody knows which head stands until the next one does: nothing may be deleted meanwhile.
         self._uncertain = True
         self._lake.store.put(HEAD, msgspec.json.encode(head))
         self._uncertain = False
         self.head = head
-        self._reached("after head")
         gone = before - self._named()
         if gone:
             self._retired.append((self._clock(), sorted(gone)))
@@ -449,12 +364,6 @@ class Landing:
 
     def _key_of(self, slot: int) -> str:
         return self._grid.covering(SlotRange(slot, slot))[0].key
-
-
-def _slot_of(record: RawRecord) -> int:
-    if record.slot is None:
-        raise PermanentError("a record without a slot cannot be landed", where=record.origin, remedy="report this as a defect of the source")
-    return record.slot
 
 
 def _mergeable(landed: LandedRange, checkpoint: int) -> list[Segment]:

@@ -19,7 +19,8 @@ from blyan import schemas, store
 from blyan.errors import PermanentError, StoreFullError, TransientError
 from blyan.lake import Lake
 from blyan.solana.follower.follow import Follower
-from blyan.solana.landing import LANDED, Head, Landing, read_head
+from blyan.solana.landing import Head, Landing, read_head
+from blyan.solana.segments import LANDED
 from blyan.solana.slots import Grid
 from tests.simulated_chain import Faults, SimulatedNode
 

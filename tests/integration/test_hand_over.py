@@ -17,7 +17,8 @@ from blyan import schemas, store
 from blyan.lake import Lake
 from blyan.query import engine
 from blyan.solana.ingest import DERIVED, normalise_range
-from blyan.solana.landing import LANDED, land_sealed, read_head
+from blyan.solana.landing import land_sealed, read_head
+from blyan.solana.segments import LANDED
 from blyan.solana.slots import Grid, SlotRange
 from tests.integration.test_follower_simulation import SEEDS, World
 from tests.simulated_chain import Faults

@@ -18,7 +18,8 @@ import pytest
 from blyan import schemas
 from blyan.lake import Lake
 from blyan.query import engine
-from blyan.solana.landing import LANDED, read_head
+from blyan.solana.landing import read_head
+from blyan.solana.segments import LANDED
 from tests.integration.test_ui import look, page, screenshots
 
 __all__ = ["page", "screenshots"]

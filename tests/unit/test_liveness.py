@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from blyan.solana.landing import Head, LandedRange, Segment
+from blyan.solana.landing import Head, LandedRange
 from blyan.solana.liveness import BEHIND_SLOTS, CAUGHT_UP, CONTINUOUS, FINAL, FINAL_SLOTS, FRESH, FRESH_S, judge
+from blyan.solana.segments import Segment
 from blyan.solana.slots import Grid
 
 GRID = Grid(0, 100, 10)

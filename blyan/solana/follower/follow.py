@@ -3,7 +3,7 @@
 Belongs here: the order of these, and how much at once. Does not belong here: what links prove (`links`), files
 (`blyan.solana.landing`), or the process around it (`blyan.cli`).
 
-One coroutine decides and one thread writes, in the order of the decisions. A step that fails for a passing reason is made
+One coroutine decides and one thread writes, in the order of the decisions; while it writes much, the next blocks come. A step that fails for a passing reason is made
 again; nothing is remembered of it but what arrived. So the checkpoint never passes a slot that is neither landed nor proven
 skipped, and a follower that is killed at any instant goes on from the head it left.
 """
@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -37,7 +37,14 @@ ANNOUNCED = 64
 """Announced slots that the head names at most; at the tip there are two or three."""
 
 PER_STEP = 32
-"""Blocks fetched in one step at most, half of them the newest, half the oldest: a reader at the tip does not wait for a gap."""
+"""Blocks fetched in one step at most, half of them the newest, half the oldest: a reader at the tip does not wait for a gap.
+As many again are fetched ahead while those are written, and no more: this bounds what is in memory."""
+
+BESIDE = 4
+"""Blocks fetched beside those that were fetched ahead: what was announced meanwhile."""
+
+UNMERGED = 256
+"""Segments of the landing from which they are merged even while there is more to fetch: merging waits until it is caught up."""
 
 FINALITY_S = 1.0
 """Seconds between two questions for what is final: the public endpoints answer 40 requests of a kind in 10 s."""
@@ -88,6 +95,7 @@ class Follower:
         grid: its ranges.
         genesis_hash: the chain that the node must serve; None where the lake alone says.
         landing: the landing; opened from the lake by default.
+        disk: the one thread that writes; its own by default.
         clock: seconds that never go back.
         told: called after every step.
     """
@@ -101,6 +109,7 @@ class Follower:
         *,
         genesis_hash: str | None = None,
         landing: Landing | None = None,
+        disk: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Callable[[Follower], None] = lambda _: None,
     ) -> None:
@@ -114,7 +123,8 @@ class Follower:
         self._announced_at: dict[int, float] = {}
         self._announced = asyncio.Event()
         self._finality_at = self._hand_over_at = float("-inf")
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="landing")
+        self._coming: asyncio.Task[tuple[list[Fetched], dict[int, str]]] | None = None
+        self._disk = disk or ThreadPoolExecutor(1, thread_name_prefix="landing")
 
     @property
     def reconnects(self) -> int:
@@ -142,10 +152,12 @@ class Follower:
                 if not more:
                     await self._wait(stop)
         finally:
-            clock.cancel()
-            with suppress(asyncio.CancelledError):
-                await clock
+            for task in (clock, self._coming):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
             self._disk.shutdown()
+            self.landing.close()
 
     async def _listen(self) -> None:
         async for slot in self._stream.slots():
@@ -216,8 +228,10 @@ class Follower:
             processed = (await self._node.tips()).processed
         listed = await self._listed(processed)
         confirmed = max([head.confirmed, *listed[-1:]])
-        fetched, measures.unfetched = await self._fetch(links.wanted(listed))
-        self._arrived(fetched)
+        fetched = await self._fetched(listed)
+        more = len(fetched) >= PER_STEP
+        if more and self._waiting() <= PER_STEP + BESIDE:
+            self._coming = asyncio.create_task(self._fetch(links.wanted(listed), PER_STEP))
         newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
         if newest is not None:
             self._proven(links.settle(links.blocks[newest], final=False))
@@ -228,12 +242,12 @@ class Follower:
             tips = await self._node.tips()
             self._finality_at = self._clock()
             processed, finalized = max(processed, tips.processed), max(finalized, tips.finalized)
-        if finalized >= links.checkpoint and (due or len(fetched) == PER_STEP):
+        if finalized >= links.checkpoint and (due or more):
             await self._settle_final(finalized)
         await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
-        await self._on_disk(self._tidy)
+        await self._on_disk(lambda: self._tidy(merge=not more))
         measures.behind_slots = max(0, processed - links.checkpoint)
-        return len(fetched) == PER_STEP
+        return more
 
     def _look_back(self) -> None:
         links, measures = self.links, self.measures
@@ -241,6 +255,10 @@ class Follower:
         missing = sum(last - first + 1 for first, last in links.gaps())
         measures.gaps_filled += missing == 0 and measures.gap_slots > 0
         measures.gap_slots = missing
+
+    def _waiting(self) -> int:
+        """Blocks in memory that are not in a head."""
+        return sum(record.state is SlotState.PRESENT for record in self._pending.values())
 
     def _arrived(self, fetched: list[Fetched]) -> None:
         for item in fetched:
@@ -267,9 +285,22 @@ class Follower:
         answers = [await self._node.listed(first, last, Commitment.CONFIRMED) for first, last in spans if first <= last]
         return sorted({slot for answer in answers for slot in answer})
 
-    async def _fetch(self, wanted: list[int]) -> tuple[list[Fetched], dict[int, str]]:
-        half = PER_STEP // 2
-        chosen = wanted if len(wanted) <= PER_STEP else [*wanted[:half], *wanted[-half:]]
+    async def _fetched(self, listed: list[int]) -> list[Fetched]:
+        """What is new: what comes already, and of the slots that are listed what is still wanted."""
+        coming, self._coming = self._coming, None
+        fetched, unfetched = ([], {}) if coming is None else await coming
+        self._arrived(fetched)
+        wanted = [slot for slot in self.links.wanted(listed) if slot not in unfetched]
+        # None where what came before could not be written yet.
+        room = max(0, PER_STEP + BESIDE - self._waiting())
+        beside, failed = await self._fetch(wanted, min(room, max(PER_STEP - len(fetched), BESIDE)))
+        self._arrived(beside)
+        self.measures.unfetched = unfetched | failed
+        return [*fetched, *beside]
+
+    async def _fetch(self, wanted: list[int], most: int) -> tuple[list[Fetched], dict[int, str]]:
+        half = most // 2
+        chosen = wanted if len(wanted) <= most else [*wanted[:half], *wanted[len(wanted) - half :]]
         answers = await asyncio.gather(*(self._node.block(slot, Commitment.CONFIRMED) for slot in chosen))
         return (
             sorted((answer for answer in answers if isinstance(answer, Fetched)), key=lambda answer: answer.link.slot),
@@ -316,9 +347,10 @@ class Follower:
         measures.skipped += sum(record.state is SlotState.SKIPPED for record in records)
         measures.payload_bytes += sum(len(record.payload) for record in records)
 
-    def _tidy(self) -> None:
+    def _tidy(self, *, merge: bool) -> None:
         landing = self.landing
-        landing.merge()
+        if merge or sum(len(landed.segments) for landed in landing.head.ranges) > UNMERGED:
+            landing.merge()
         self.measures.sealed += len(landing.seal())
         if self._clock() - self._hand_over_at >= HAND_OVER_S:
             self._hand_over_at = self._clock()

@@ -24,6 +24,8 @@ from blyan.solana.follower.pushed import PushedBlocks, WebSocketBlocks
 from blyan.solana.follower.stream import SlotStream, WebSocketSlots, websocket_url
 from blyan.solana.follower.yellowstone import YellowstoneSlots
 from blyan.solana.jsonrpc import RpcClient
+from blyan.solana.landing import Landing
+from blyan.solana.segments import cores
 
 SAY_EVERY_S = 5.0
 
@@ -54,7 +56,8 @@ async def _follow(settings: Settings, say: Callable[[str], None]) -> None:
     node, stream = _ends(settings, RpcNode(client, encoding=settings.rpc_encoding), say)
     pushed = node if isinstance(node, PushedBlocks) else None
     talker, lake = _Talker(say), Lake.from_settings(settings)
-    follower = Follower(node, stream, lake, settings.grid, genesis_hash=settings.genesis_hash, told=talker.told)
+    landing = Landing(lake, settings.grid, processes=settings.workers or cores())
+    follower = Follower(node, stream, lake, settings.grid, genesis_hash=settings.genesis_hash, landing=landing, told=talker.told)
     say(f"following {client.where} into {settings.lake}")
     if settings.metrics_port:
         _serve_metrics(settings.metrics_port, follower, pushed)
