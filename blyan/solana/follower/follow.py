@@ -229,7 +229,7 @@ class Follower:
         listed = await self._listed(processed)
         confirmed = max([head.confirmed, *listed[-1:]])
         fetched = await self._fetched(listed)
-        more = len(fetched) >= PER_STEP
+        more = max(len(fetched), self._waiting()) >= PER_STEP
         if more and self._waiting() <= PER_STEP + BESIDE:
             self._coming = asyncio.create_task(self._fetch(links.wanted(listed), PER_STEP))
         newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
