@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import json
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-BLOCKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "solana" / "blocks"
+from node.recorded import RecordedChain, recording
 
 
 def main() -> None:
@@ -30,9 +28,7 @@ def main() -> None:
     arguments.add_argument("--input", type=Path, help="a recorded block with encoding json")
     arguments.add_argument("--slots", type=int, default=256)
     given = arguments.parse_args()
-    path = given.input or next(iter(BLOCKS.glob("332254855-json-*")), None)
-    if path is None:
-        sys.exit(f"no recorded blocks in {BLOCKS}: give one with --input")
+    path = recording(given.input)
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(asyncio.run(measure(path, given.slots, folder))))
 
@@ -45,7 +41,7 @@ async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
     from blyan.solana.segments import cores
     from blyan.solana.slots import Grid
 
-    node, lake, grid = RecordedNode(path, slots), Lake(folder), Grid(0, 1 << 40, 54_000)
+    node, lake, grid = RecordedNode(RecordedChain(path, skips=False), slots), Lake(folder), Grid(0, 1 << 40, 54_000)
     follower = Follower(node, node, lake, grid, landing=Landing(lake, grid, processes=cores()))  # type: ignore[arg-type]
     await follower.begin()
     start, cpu = time.perf_counter(), time.process_time()
@@ -70,33 +66,18 @@ async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
 
 
 class RecordedNode:
-    """One recorded block at every slot, final up to the last; a stream that announces nothing."""
+    """A recorded chain in this process, final up to its last slot; a stream that announces nothing."""
 
     where = "recorded"
     reconnects = 0
 
-    def __init__(self, path: Path, slots: int) -> None:
-        """Read the block, and cut it where its place in the chain stands."""
-        from blyan.solana.header import split
-
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        block = json.loads(next(iter(split(data))).data)
-        block |= {"parentSlot": 0, "blockhash": "@", "previousBlockhash": "@"}
-        order = ["blockhash", "previousBlockhash", "parentSlot", *block]
-        text = json.dumps({key: block[key] for key in dict.fromkeys(order)}, separators=(",", ":"), ensure_ascii=False).encode()
-        self._rest = text.partition(b'"parentSlot":0')[2]
-        self._last = slots - 1
+    def __init__(self, chain: RecordedChain, slots: int) -> None:
+        self._chain, self._last = chain, slots - 1
 
     async def slots(self) -> AsyncIterator[int]:
         """Nothing, for ever."""
         await asyncio.Event().wait()
         yield 0
-
-    def _link(self, slot: int) -> object:
-        from blyan.solana.follower.links import Link
-
-        return Link(slot, f"{slot + 1:1>44}".replace("0", "z"), max(slot - 1, 0), f"{slot:1>44}".replace("0", "z"))
 
     async def genesis_hash(self) -> str:
         """Any."""
@@ -114,27 +95,25 @@ class RecordedNode:
         return Tips(self._last, self._last, self._last)
 
     async def listed(self, first: int, last: int, _: object) -> list[int]:
-        """No slot is skipped."""
-        return list(range(first, min(last, self._last) + 1))
+        """The slots with a block."""
+        return self._chain.listed(first, min(last, self._last))
 
     async def link(self, slot: int, _: object) -> object:
         """The place of a slot's block."""
-        return self._link(slot)
+        from blyan.solana.follower.links import Link
+
+        return Link(slot, *self._chain.link(slot))
 
     async def block(self, slot: int, _: object) -> object:
         """The block, under the slot's own hashes."""
+        from blyan.solana.follower.links import Link
         from blyan.solana.follower.node import Fetched
         from blyan.solana.sources import RawRecord, SlotState
 
-        link = self._link(slot)
-        head = b'{"blockhash":"%s","previousBlockhash":"%s","parentSlot":%d' % (
-            link.block_hash.encode(),  # type: ignore[attr-defined]
-            link.parent_hash.encode(),  # type: ignore[attr-defined]
-            link.parent_slot,  # type: ignore[attr-defined]
-        )
-        payload = head + self._rest
-        record = RawRecord(slot, SlotState.PRESENT, "recorded", payload, block_hash=link.block_hash, parent_slot=link.parent_slot)  # type: ignore[attr-defined]
-        return Fetched(link, record)  # type: ignore[arg-type]
+        link = Link(slot, *self._chain.link(slot))
+        payload = self._chain.place(slot) + self._chain.rest
+        record = RawRecord(slot, SlotState.PRESENT, "recorded", payload, block_hash=link.block_hash, parent_slot=link.parent_slot)
+        return Fetched(link, record)
 
 
 if __name__ == "__main__":

@@ -383,7 +383,9 @@ def normalise_unit(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
             parts.append(normalise(batch))
             blocks += batch
             batch, pending = [], 0
-    parts.append(normalise(batch))
+    if batch or not parts:
+        # Not of an empty rest: its columns are plain where those of blocks are dictionaries, and do not join them.
+        parts.append(normalise(batch))
     blocks += batch
     tables = {table.name: pa.concat_tables([part[table.name] for part in parts], promote_options="permissive") for table in schemas.NORMALISED}
     of_slot = {row["block_slot"]: row for row in rows if row["state"] != SlotState.REJECTED}

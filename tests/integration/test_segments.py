@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from blyan.digest import digest_unit
 from blyan.errors import StoreFullError, TransientError
 from blyan.lake import Lake
+from blyan.schemas import TRANSACTIONS
 from blyan.settings import load_settings
-from blyan.solana import segments
+from blyan.solana import ingest, segments
 from blyan.solana.follower.follow import BESIDE, PER_STEP, Follower
 from blyan.solana.landing import Landing, read_head
 from blyan.solana.segments import LANDED, read_rows
@@ -55,6 +58,18 @@ def test_processes_write_the_rows_that_one_writes(records: list[RawRecord], tmp_
         landing.advance([], checkpoint=20, finalized=19)
         landing.seal()
     assert shared.head.ranges[0].digest == alone.head.ranges[0].digest
+
+
+def test_batches_of_any_size_make_the_same_rows(records: list[RawRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last batch is full and nothing is left over."""
+    found = []
+    for size in (1, 40_000, 1 << 30):
+        monkeypatch.setattr(ingest, "BATCH_BYTES", size)
+        lake = Lake(str(tmp_path / str(size)))
+        (segment,) = landed(lake, records, 1).head.ranges[0].segments
+        found.append({table.name: digest_unit(table, read_rows(lake, "000000000000", segment, table)) for table in LANDED})
+    assert found[0] == found[1] == found[2]
+    assert found[0][TRANSACTIONS.name].rows == sum(len(json.loads(record.payload)["transactions"]) for record in records if record.payload)
 
 
 def test_little_work_is_not_shared(records: list[RawRecord], tmp_path: Path) -> None:
