@@ -1,8 +1,9 @@
 """How long after a slot is announced its rows are in a query's result, everything running on one machine.
 
-    python benchmarks/lag.py [--seconds 60] [--transactions-per-slot 1000]
+    python benchmarks/lag.py [--chain embedded|recorded] [--seconds 60] [--transactions-per-slot 1000]
 
-Three processes share the machine: the local chain at 400 ms a slot, `blyan follow`, and this one, which listens to the same
+Three processes share the machine: the chain at 400 ms a slot (the embedded one, whose execution of 1,000 transactions takes most
+of a core, or a node that gives a recorded mainnet block, as a node elsewhere would), `blyan follow`, and this one, which listens to the same
 announcements and, whenever the head has a newer slot, asks `select max(slot) from solana.blocks` on a new connection. The lag of a
 slot is from when this process heard of it to when a query answered with it: it includes the slot's own 400 ms, after which the
 node serves the block as `confirmed`, and the query. Prints one JSON line.
@@ -15,26 +16,30 @@ import asyncio
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 
 def main() -> None:
     """Start the processes, measure, end them."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--chain", choices=["embedded", "recorded"], default="embedded")
     arguments.add_argument("--seconds", type=float, default=60.0)
     arguments.add_argument("--transactions-per-slot", type=int, default=1_000)
     arguments.add_argument("--warm-up", type=float, default=15.0, help="seconds before measuring begins")
     given = arguments.parse_args()
     blyan = [sys.executable, "-m", "blyan.cli"]
     with tempfile.TemporaryDirectory() as folder:
+        node = [*blyan, "localnet", "--port", "0"]
+        if given.chain == "recorded":
+            node = [sys.executable, str(Path(__file__).parent / "node" / "recorded.py")]
         rate = ["--transactions-per-slot", str(given.transactions_per_slot)]
-        chain = subprocess.Popen([*blyan, "localnet", "--port", "0", *rate], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        chain = subprocess.Popen([*node, *rate], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         follower = None
         try:
             http, socket = endpoints(chain)
@@ -50,7 +55,7 @@ def main() -> None:
         finally:
             for process in (follower, chain):
                 if process is not None:
-                    process.send_signal(signal.SIGINT)
+                    process.terminate()
                     process.wait(20)
 
 
@@ -102,6 +107,7 @@ def measure(lake: str, socket: str, given: argparse.Namespace) -> dict[str, obje
         "figure": "announced_to_readable",
         "kind": "measured",
         "cores": os.cpu_count(),
+        "chain": given.chain,
         "transactions_per_slot": given.transactions_per_slot,
         "slots": len(lags),
         "p50_ms": round(cut[49] * 1e3),
