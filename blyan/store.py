@@ -2,6 +2,9 @@
 
 Belongs here: paths, atomic and durable writes, and what a store's errors mean. Does not belong
 here: tables, rows and digests (`blyan.lake`).
+
+A file of a folder is there after a loss of power once its bytes are synced, and after them every folder that leads to it: a
+folder's names are content of their own.
 """
 
 from __future__ import annotations
@@ -29,10 +32,38 @@ UNFINISHED = ".unfinished"
 DELETES = 8
 """Deletions, and waits for the disk, in flight at once."""
 
+SETTLED = 1_024
+"""Folders that are remembered as being on the disk; one that was forgotten is synced again."""
+
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|storagefull|os error (28|122|27)\b", re.IGNORECASE)
 _MISSING = re.compile(r"not ?found|no such file|nosuchkey|nosuchbucket|missing file", re.IGNORECASE)
 _DAMAGED = re.compile(r"magic bytes|thrift|corrupt|decompress|end of stream|not a parquet file|invalid parquet", re.IGNORECASE)
 _REFUSED = re.compile(r"access ?denied|forbidden|permission|unauthorized|invalidaccesskey|signaturedoesnotmatch|credential", re.IGNORECASE)
+
+
+class Disk:
+    """What is done to the files of a folder, in the order that makes them durable. Tests put one here that fails and forgets."""
+
+    def create(self, path: Path) -> Any:
+        """A stream into a new file, and the folders that it needs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return pa.OSFile(str(path), "wb")
+
+    def rename(self, path: Path, final: Path) -> None:
+        """Give a file the name of another, which is gone then."""
+        path.replace(final)
+
+    def sync(self, paths: Sequence[Path]) -> None:
+        """Make the content of files, and the names in folders, survive a loss of power; side by side."""
+        if len(paths) == 1:
+            _fsync(paths[0])
+            return
+        with ThreadPoolExecutor(DELETES) as pool:
+            list(pool.map(_fsync, paths))
+
+    def delete(self, path: Path) -> None:
+        """Delete a file; one already gone does not matter."""
+        path.unlink(missing_ok=True)
 
 
 class Store:
@@ -59,6 +90,8 @@ class Store:
             self._base = rest.rstrip("/")
             self.root = f"{self.scheme}://{self._base}"
         self._options = dict(options)
+        self.disk = Disk()
+        self._settled: set[Path] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Store, (self.root, self._options))
@@ -144,7 +177,12 @@ class Store:
         return [info.path[start:] for info in found if info.type == fs.FileType.File]
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects, side by side; those already gone do not matter."""
+        """Delete objects, those of an object store side by side; those already gone do not matter."""
+        if self.is_local:
+            for name in names:
+                with errors_of(self.uri(name)):
+                    self.disk.delete(Path(self.path(name)))
+            return
         with ThreadPoolExecutor(DELETES) as pool:
             for _ in pool.map(self._delete, list(names)):
                 pass
@@ -157,8 +195,20 @@ class Store:
         """Make files survive a loss of power, side by side. Object stores need nothing."""
         if self.is_local:
             paths = [path for path in map(Path, map(self.path, names)) if path.exists()]
-            with errors_of(self.root), ThreadPoolExecutor(DELETES) as pool:
-                list(pool.map(_fsync, [*paths, *{path.parent for path in paths}]))
+            with errors_of(self.root):
+                self.settle(paths, content=True)
+
+    def settle(self, paths: Sequence[Path], *, content: bool) -> None:
+        """Make the names of local files survive a loss of power, and with `content` their bytes too."""
+        base, folders = Path(self._base), set[Path]()
+        for path in paths:
+            folder = path.parent
+            while folder != base and folder not in folders:
+                folders.add(folder)
+                folder = folder.parent
+        names = {path.parent for path in [*paths, *(folders - self._settled)]}
+        self.disk.sync([*(paths if content else []), *sorted(names)])
+        self._settled = folders | (self._settled if len(self._settled) < SETTLED else set())
 
 
 class Upload:
@@ -171,8 +221,7 @@ class Upload:
             if store.is_local:
                 self._final = Path(store.path(name))
                 self._path = self._final.with_name(f"{self._final.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self.stream: Any = pa.OSFile(str(self._path), "wb")
+                self.stream: Any = store.disk.create(self._path)
             else:
                 self.stream = store.files.open_output_stream(store.path(name))
 
@@ -186,17 +235,18 @@ class Upload:
             self.stream.close()
             if self._store.is_local:
                 if self._durable:
-                    _fsync(self._path)
-                self._path.replace(self._final)
+                    self._store.disk.sync([self._path])
+                self._store.disk.rename(self._path, self._final)
                 if self._durable:
-                    _fsync(self._final.parent)
+                    self._store.settle([self._final], content=False)
 
     def abort(self) -> None:
         """Leave nothing behind. The error that led here is the one worth raising, so a second one is not."""
         with contextlib.suppress(OSError, ValueError):
             self.stream.close()
         if self._store.is_local:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._store.disk.delete(self._path)
         else:
             with contextlib.suppress(BlyanError):
                 self._store.delete([self.name])

@@ -20,13 +20,12 @@ import dagster as dg
 import msgspec
 from msgspec import Struct
 
-from blyan.errors import PermanentError
 from blyan.schemas import RANGE_COLUMN
 from blyan.settings import Settings
-from blyan.solana.landing import HEAD, Head, LandedRange, read_head
+from blyan.solana.landing import Head, LandedRange, read_head
 from blyan.solana.liveness import Verdict, judge
 from blyan.solana.segments import FOLDER
-from blyan.solana.slots import Grid, SlotRange
+from blyan.solana.slots import Grid
 from blyan_assets.checks import LANDING, verdict_fields
 from blyan_sensors.versions import DATA_VERSION, last_tag
 from resources.lake import LakeResource
@@ -108,27 +107,17 @@ def landing_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def _event(landed: LandedRange, digest: str, grid: Grid, root: str) -> dg.AssetMaterialization:
+    slots = grid.range_of(landed.key)
+    landed.check(slots)
     rows: dict[str, int] = {}
     for segment in landed.segments:
         for table, count in segment.rows.items():
             rows[table] = rows.get(table, 0) + count
     metadata: dict[str, Any] = {
-        "slots": str(_slots(landed, grid)),
+        "slots": str(slots),
         "segments": len(landed.segments),
         "bytes": sum(segment.size for segment in landed.segments),
         "rows": dg.MetadataValue.json(rows),
         "data": dg.MetadataValue.path(f"{root}/{FOLDER}/{RANGE_COLUMN}={landed.key}"),
     }
     return dg.AssetMaterialization(LANDING, partition=landed.key, metadata=metadata, tags={DATA_VERSION: digest})
-
-
-def _slots(landed: LandedRange, grid: Grid) -> SlotRange:
-    slots = grid.range_of(landed.key)
-    held = SlotRange(min(segment.first for segment in landed.segments), max(segment.last for segment in landed.segments))
-    if held != slots:
-        raise PermanentError(
-            f"the sealed range {landed.key} has slots {held}, the grid says {slots}",
-            where=HEAD,
-            remedy="give the follower and Dagster the same BLYAN_FIRST_SLOT, BLYAN_HORIZON_SLOT and BLYAN_SLOTS_PER_RANGE",
-        )
-    return slots

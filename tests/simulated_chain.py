@@ -15,6 +15,7 @@ import random
 from dataclasses import dataclass, field
 
 from blyan.errors import SourceUnreachableError
+from blyan.solana import base58
 from blyan.solana.commitment import Commitment
 from blyan.solana.follower.links import Link
 from blyan.solana.follower.node import Fetched, Tips, Unfetched
@@ -29,8 +30,14 @@ def hash_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:44].replace("0", "z")
 
 
+def signatures_of(link: Link) -> list[str]:
+    """Of the transactions of a block: every fifth block has one."""
+    return [] if link.slot % 5 else [base58.encode(hashlib.sha512(link.block_hash.encode()).digest())]
+
+
 def block_of(link: Link) -> bytes:
-    """A block without transactions and with a reward, so that tables other than `blocks` have rows."""
+    """A block with a reward; some have a transfer, and some a transaction that cannot be one: every table has rows."""
+    broken = [{"transaction": {"signatures": 1}, "meta": None, "version": "legacy"}] if link.slot % 20 == 7 else []
     return json.dumps(
         {
             "blockhash": link.block_hash,
@@ -38,10 +45,41 @@ def block_of(link: Link) -> bytes:
             "parentSlot": link.parent_slot,
             "blockTime": 1_700_000_000 + link.slot // 2,
             "blockHeight": link.slot,
-            "transactions": [],
+            "transactions": [_transfer(signature, link) for signature in signatures_of(link)] + broken,
             "rewards": [{"pubkey": "1" * 32, "lamports": link.slot, "postBalance": link.slot, "rewardType": "Fee", "commission": None}],
         }
     ).encode()
+
+
+def _transfer(signature: str, link: Link) -> dict[str, object]:
+    keys = [base58.encode(hashlib.sha256(name).digest()) for name in (b"payer", b"payee")]
+    data = base58.encode((2).to_bytes(4, "little") + link.slot.to_bytes(8, "little"))
+    return {
+        "transaction": {
+            "signatures": [signature],
+            "message": {
+                "header": {"numRequiredSignatures": 1, "numReadonlySignedAccounts": 0, "numReadonlyUnsignedAccounts": 1},
+                "accountKeys": [*keys, "1" * 32],
+                "recentBlockhash": link.block_hash,
+                "instructions": [{"programIdIndex": 2, "accounts": [0, 1], "data": data, "stackHeight": 1}],
+            },
+        },
+        "meta": {
+            "err": None,
+            "status": {"Ok": None},
+            "fee": 5_000,
+            "preBalances": [10**9, 0, 1],
+            "postBalances": [10**9 - 5_000 - link.slot, link.slot, 1],
+            "innerInstructions": [],
+            "logMessages": ["Program 11111111111111111111111111111111 invoke [1]", "Program 11111111111111111111111111111111 success"],
+            "preTokenBalances": [],
+            "postTokenBalances": [],
+            "rewards": [],
+            "loadedAddresses": {"writable": [], "readonly": []},
+            "computeUnitsConsumed": 150,
+        },
+        "version": "legacy",
+    }
 
 
 @dataclass
@@ -54,6 +92,9 @@ class Faults:
     lag: float = 0.1
     leave_out: float = 0.1
     null: float = 0.05
+
+
+QUIET = Faults(skip=0, fork=0, fail=0, lag=0, leave_out=0, null=0)
 
 
 @dataclass

@@ -59,6 +59,20 @@ class LandedRange(Struct, frozen=True):
     sealed: bool = False
     digest: str | None = None
 
+    def check(self, slots: SlotRange) -> None:
+        """That a sealed range has the slots which a grid gives its key.
+
+        Raises:
+            PermanentError: it was sealed under another grid.
+        """
+        first, last = min(segment.first for segment in self.segments), max(segment.last for segment in self.segments)
+        if (first, last, sum(segment.count for segment in self.segments)) != (slots.first, slots.last, len(slots)):
+            raise PermanentError(
+                f"the sealed range {self.key} has slots {first}-{last}, the grid says {slots}",
+                where=HEAD,
+                remedy="give the follower and Dagster the same BLYAN_FIRST_SLOT, BLYAN_HORIZON_SLOT and BLYAN_SLOTS_PER_RANGE",
+            )
+
 
 class Head(Struct, frozen=True):
     """What readers see of the tail.
@@ -135,12 +149,13 @@ def land_sealed(lake: Lake, slots: SlotRange) -> Commit | None:
     What comes after (`normalise_range`) makes the same rows as the landing has, from the same bytes.
 
     Raises:
-        PermanentError: the head cannot be read.
+        PermanentError: the head cannot be read, or the range was sealed with other bounds than these.
     """
     head = read_head(lake)
     landed = next((landed for landed in head.ranges if landed.key == slots.key and landed.sealed), None) if head else None
     if landed is None:
         return None
+    landed.check(slots)
     segments = sorted(landed.segments, key=lambda segment: segment.first)
     parts = (read_rows(lake, landed.key, segment, RAW_BLOCKS) for segment in segments)
     # Segments written while catching up may lie between each other, and units span segments.
@@ -360,7 +375,7 @@ class Landing:
     def _unnamed(self) -> list[str]:
         """Files that a writer before this one left."""
         store, named = self._lake.store, self._named()
-        return [path for path in store.walk(FOLDER) if path not in named and path != HEAD]
+        return [path for path in sorted(store.walk(FOLDER)) if path not in named and path != HEAD]
 
     def _key_of(self, slot: int) -> str:
         return self._grid.covering(SlotRange(slot, slot))[0].key

@@ -1,196 +1,232 @@
-"""The follower over a simulated chain with forks, faults and crashes, all drawn from a seed, against the chain's own count.
+"""The follower over simulated worlds with forks, faults, jumping clocks, full disks and crashes, against the chain's own count.
 
-`BLYAN_SEEDS=10000` and `BLYAN_FIRST_SEED=N` in the environment make it longer (`make simulate`); a seed that fails is in the
-test's name and fails again alone.
+`make simulate` lives through ten thousand of them; a seed that fails is kept, and is the first of every run from then on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from blyan import schemas, store
-from blyan.errors import PermanentError, StoreFullError, TransientError
-from blyan.lake import Lake
+from blyan.errors import MissingObjectError, PermanentError, StoreFullError
+from blyan.solana import landing as landing_module
 from blyan.solana.follower.follow import Follower
-from blyan.solana.landing import Head, Landing, read_head
+from blyan.solana.follower.links import Links
+from blyan.solana.landing import Landing, read_head
 from blyan.solana.segments import LANDED
-from blyan.solana.slots import Grid
-from tests.simulated_chain import Faults, SimulatedNode
+from blyan.store import Store, Upload
+from tests.simulate import FAILED_SEEDS, failed_seeds, seeds_of, simulate
+from tests.simulated_chain import QUIET, Faults, SimulatedNode
+from tests.simulated_world import NONE, Troubles, World, live
 
-SEEDS = int(os.environ.get("BLYAN_SEEDS", "100"))
-FIRST_SEED = int(os.environ.get("BLYAN_FIRST_SEED", "0"))
-TICKS = 36
-WIDTH = 16
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside() -> None:
-    """The seeds are read above, before the settings are cleared; nothing else is set here."""
+SEEDS = 100
 
 
-@pytest.fixture(autouse=True)
-def _without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A crash here is an exception, which loses nothing that was written: fsync would only cost time.
-    monkeypatch.setattr(store, "_fsync", lambda _: None)
-
-
-class Crash(BaseException):
-    """The process died here."""
-
-
-class Silence:
-    """A stream that announces nothing: the test calls `step` itself."""
-
-    reconnects = 0
-
-    async def slots(self):
-        await asyncio.Event().wait()
-        yield 0
-
-
-class World:
-    """A chain, a lake, and followers that die."""
-
-    def __init__(self, seed: int, folder: Path, *, faults: Faults | None = None, crash: float = 0.02, full: float = 0.02) -> None:
-        self.node = SimulatedNode(seed, faults or Faults())
-        self.lake = Lake(str(folder))
-        self.grid = Grid(0, 100_000, WIDTH)
-        self.random = random.Random(seed + 2)
-        self.crash, self.full = crash, full
-        self.points: Counter[str] = Counter()
-        self.crashes = 0
-        self.time = 0.0
-        self.follower: Follower | None = None
-
-    def reached(self, point: str) -> None:
-        self.points[point] += 1
-        draw = self.random.random()
-        if draw < self.crash:
-            self.crashes += 1
-            raise Crash(point)
-        if draw < self.crash + self.full and point.startswith("before"):
-            raise StoreFullError("no space", where=point, remedy="none")
-
-    async def step(self) -> None:
-        """One step of a follower; of a new one where the last died."""
-        self.time += 60.0
-        try:
-            if self.follower is None:
-                landing = Landing(self.lake, self.grid, clock=lambda: self.time, reached=self.reached)
-                self.follower = Follower(self.node, Silence(), self.lake, self.grid, landing=landing, clock=lambda: self.time)
-                self.begun = False
-            if not self.begun:
-                await self.follower.begin()
-                self.begun = True
-            if self.random.random() < 0.7:
-                self.follower.measures.announced = max(self.follower.measures.announced, self.node.now)
-            await self.follower.step()
-        except (TransientError, StoreFullError):
-            pass
-        except Crash:
-            self.follower = None
-
-    async def settle(self) -> Head:
-        """Without faults, until everything final is here."""
-        self.node.faults = Faults(skip=0, fork=0, fail=0, lag=0, leave_out=0, null=0)
-        self.crash = self.full = 0.0
-        for _ in range(400):
-            await self.step()
-            head = read_head(self.lake)
-            if head is not None and head.checkpoint > self.node.tip(self.node.now - 6):
-                return head
-        raise AssertionError(f"the checkpoint stays at {head.checkpoint if head else None}, the chain is at {self.node.now}")
-
-
-def rows(lake: Lake, head: Head, table: schemas.Table, columns: list[str]) -> list[tuple[object, ...]]:
-    """What a reader of the head finds in its files."""
-    found: list[tuple[object, ...]] = []
-    for _, path in head.files(table):
-        part = pq.read_table(Path(lake.root) / path, columns=columns).to_pylist()
-        found += [tuple(row[name] for name in columns) for row in part]
-    return found
-
-
-def check_readable(world: World) -> None:
-    """What every reader may rely on at any moment, even between a crash and the next start."""
-    head = read_head(world.lake)
-    if head is None:
-        return
-    named = rows(world.lake, head, schemas.COMPLETENESS, ["slot", "state", "block_hash"])
-    slots = [slot for slot, _, _ in named]
-    assert len(slots) == len(set(slots)), "a slot is there twice"
-    blocks = dict(rows(world.lake, head, schemas.BLOCKS, ["slot", "block_hash"]))
-    assert blocks == {slot: block_hash for slot, state, block_hash in named if state == "landed"}, "the tables tell different blocks"
-    followed = {slot for slot in slots if slot < head.checkpoint}
-    assert followed == set(range(head.checkpoint)), "the checkpoint passed a slot that is neither landed nor skipped"
-    final = {slot: world.node.main[slot].block_hash if slot in world.node.main else None for slot in followed}
-    assert {slot: block_hash for slot, _, block_hash in named if slot < head.checkpoint} == final, "what was called final is not the chain"
-
-
-@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
+@pytest.mark.parametrize("seed", seeds_of("follower", range(SEEDS)))
 def test_every_slot_ends_landed_or_skipped_whatever_happens(seed: int, tmp_path: Path) -> None:
-    async def simulate() -> None:
-        world = World(seed, tmp_path)
-        for _ in range(TICKS):
-            for _ in range(world.random.choice((0, 1, 1, 1, 5))):
-                world.node.tick()
-            if world.node.now >= 0:
-                await world.step()
-                if world.random.random() < 0.2:
-                    check_readable(world)
-        check_readable(world)
-        head = await world.settle()
-        check_readable(world)
-        expected = world.node.final()
-        found = {slot: block_hash for slot, _, block_hash in rows(world.lake, head, schemas.COMPLETENESS, ["slot", "state", "block_hash"])}
-        assert {slot: found[slot] for slot in expected} == expected
-        sealed = [landed for landed in head.ranges if landed.sealed]
-        assert [landed.key for landed in sealed] == [f"{first:012d}" for first in range(0, head.checkpoint - head.checkpoint % WIDTH, WIDTH)]
-
-    asyncio.run(simulate())
+    simulate("follower", seed, tmp_path)
 
 
-def test_a_crash_at_every_point_of_a_write_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Crash at the first, second, third… point that is reached, one run each, until a run reaches its end alive."""
+def test_every_trouble_befalls_the_simulated_worlds(tmp_path: Path) -> None:
+    met: Counter[str] = Counter()
+    for seed in range(4):
+        world = World(seed, tmp_path / str(seed))
+        live(world)
+        met += world.troubles_met
+    assert set(met) == {"crash", "power", "full", "slow", "wall", "suspended", "failing"}
 
-    async def die_at(point: int) -> bool:
-        world = World(7, tmp_path / str(point), faults=Faults(fail=0, lag=0, leave_out=0, null=0), crash=0, full=0)
-        reached = 0
 
-        def count(name: str) -> None:
-            nonlocal reached
-            world.points[name] += 1
-            reached += 1
-            if reached == point:
-                raise Crash(name)
+def test_a_seed_is_the_same_life_again(tmp_path: Path) -> None:
+    lives = []
+    for folder in ("one", "other"):
+        world = World(9, tmp_path / folder)
+        live(world)
+        lives.append((world.points, world.troubles_met, world.time, read_head(world.lake)))
+    assert lives[0] == lives[1]
+    assert lives[0][0]
 
-        world.reached = count  # type: ignore[method-assign]
-        for _ in range(28):
-            world.node.tick()
-            await world.step()
-            if world.follower is None:
-                check_readable(world)
-        await world.settle()
-        check_readable(world)
-        return reached >= point
 
-    stride = 1 if SEEDS > 100 else 13
-    points = next(point for point in range(1, 10_000, stride) if not asyncio.run(die_at(point)))
-    assert points > 200
+def test_a_seed_that_fails_is_kept_and_says_how_to_live_through_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "failed_seeds.txt"
+    kept.write_text("# what failed\nfollower 78 # once\n")
+    monkeypatch.setattr(Store, "sync", lambda *_: None)
+    again = []
+    for attempt in range(2):
+        with pytest.raises(MissingObjectError) as failure:
+            simulate("follower", 0, tmp_path / str(attempt), kept_in=kept)
+        again += failure.value.__notes__
+    assert again == 2 * ["Again: python -m tests.simulate follower 0"]
+    assert failed_seeds(kept) == [("follower", 78), ("follower", 0)]
+
+
+def test_seeds_that_failed_come_first() -> None:
+    assert ("follower", 78) in failed_seeds(FAILED_SEEDS)
+    kept = [seed for simulation, seed in failed_seeds() if simulation == "follower"]
+    assert seeds_of("follower", range(100))[: len(kept)] == kept
+    assert sorted(seeds_of("follower", range(100))) == sorted({*range(100), *kept})
+
+
+# Negative controls: defects that the simulation must find
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect, and the trouble that shows it.
+
+    Attributes:
+        make: puts it into the code.
+        troubles: what befalls the world; the defect shows in it within `SEEDS_OF_A_DEFECT` seeds.
+    """
+
+    make: Callable[[pytest.MonkeyPatch], None]
+    troubles: Troubles
+
+
+SEEDS_OF_A_DEFECT = 12
+
+
+def _instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Replace a method by what `make` makes of it."""
+    return lambda patch: patch.setattr(owner, name, make(getattr(owner, name)))
+
+
+def _landing_goes_by_the_wall(plain: Any) -> Any:
+    def built(self: Landing, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **(options | {"clock": options["now"]}))
+
+    return built
+
+
+def _loop_goes_by_the_wall(plain: Any) -> Any:
+    def built(self: Follower, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **(options | {"clock": options["landing"]._now}))
+
+    return built
+
+
+def _full_is_taken_for_done(plain: Any) -> Any:
+    def publish(self: Landing, **changes: Any) -> Any:
+        try:
+            return plain(self, **changes)
+        except StoreFullError:
+            self.head = landing_module.msgspec.structs.replace(self.head, generation=self.head.generation + 1, **changes)
+            return self.head
+
+    return publish
+
+
+def _pending_is_forgotten(plain: Any) -> Any:
+    async def land(self: Follower, **marks: int) -> None:
+        try:
+            await plain(self, **marks)
+        except StoreFullError:
+            self._pending.clear()
+            raise
+
+    return land
+
+
+def _files_of_an_uncertain_head_are_deleted(plain: Any) -> Any:
+    def sweep(self: Landing) -> int:
+        self._uncertain = False
+        return int(plain(self))
+
+    return sweep
+
+
+def _grace_begins_before_the_write(plain: Any) -> Any:
+    def publish(self: Landing, **changes: Any) -> Any:
+        began, count = self._clock(), len(self._retired)
+        head = plain(self, **changes)
+        self._retired[count:] = [(began, names) for _, names in self._retired[count:]]
+        return head
+
+    return publish
+
+
+def _in_place(_: Any) -> Any:
+    def put(self: Store, name: str, data: bytes) -> None:
+        path = Path(self.path(name))
+        with store.errors_of(name), self.disk.create(path) as stream:
+            stream.write(data)
+        self.disk.sync([path])
+
+    return put
+
+
+def _renamed_before_it_is_synced(_: Any) -> Any:
+    def publish(self: Upload) -> None:
+        with store.errors_of(self.name):
+            self.stream.close()
+            self._store.disk.rename(self._path, self._final)
+            if self._durable:
+                self._store.settle([self._final], content=True)
+
+    return publish
+
+
+def _names_are_not_synced(plain: Any) -> Any:
+    def settle(self: Store, paths: Any, *, content: bool) -> None:
+        if content:
+            plain(self, paths, content=True)
+
+    return settle
+
+
+def _only_the_nearest_folder_is_synced(_: Any) -> Any:
+    def settle(self: Store, paths: Any, *, content: bool) -> None:
+        self.disk.sync([*(paths if content else []), *sorted({path.parent for path in paths})])
+
+    return settle
+
+
+DEFECTS = {
+    "the landing goes by the wall clock": Defect(_instead(Landing, "__init__", _landing_goes_by_the_wall), replace(NONE, wall=0.4)),
+    "the loop goes by the wall clock": Defect(_instead(Follower, "__init__", _loop_goes_by_the_wall), replace(NONE, wall=0.4)),
+    "a full disk is taken for done": Defect(_instead(Landing, "_publish", _full_is_taken_for_done), replace(NONE, crash=0.02, full=0.5)),
+    "what is pending is forgotten on a full disk": Defect(_instead(Follower, "_land", _pending_is_forgotten), replace(NONE, full=0.3)),
+    "files of an uncertain head are deleted": Defect(_instead(Landing, "sweep", _files_of_an_uncertain_head_are_deleted), replace(NONE, failing=0.6)),
+    "the grace begins before the write": Defect(_instead(Landing, "_publish", _grace_begins_before_the_write), replace(NONE, slow=0.8)),
+    "no grace": Defect(lambda patch: patch.setattr(landing_module, "GRACE_S", 0.0), NONE),
+    "the head is written in place": Defect(_instead(Store, "put", _in_place), replace(NONE, crash=0.02)),
+    "segments are not synced": Defect(_instead(Store, "sync", lambda _: lambda *_: None), replace(NONE, crash=0.01, power=1)),
+    "the head is renamed before it is synced": Defect(_instead(Upload, "publish", _renamed_before_it_is_synced), replace(NONE, crash=0.01, power=1)),
+    "the name of the head is not synced": Defect(_instead(Store, "settle", _names_are_not_synced), replace(NONE, crash=0.01, power=1)),
+    "folders above a segment are not synced": Defect(
+        _instead(Store, "settle", _only_the_nearest_folder_is_synced), replace(NONE, crash=0.01, power=1)
+    ),
+    "the checkpoint passes what is missing": Defect(_instead(Links, "_reaches", lambda _: lambda *_: True), NONE),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defect = DEFECTS[name]
+    defect.make(monkeypatch)
+    with pytest.raises((AssertionError, PermanentError, OSError)):
+        live_through(range(SEEDS_OF_A_DEFECT), tmp_path, defect.troubles)
+
+
+def live_through(seeds: range, folder: Path, troubles: Troubles) -> None:
+    for seed in seeds:
+        live(World(seed, folder / str(seed), troubles=troubles))
+
+
+# What is asked of the follower alone
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_of_a_fork_disappear_as_soon_as_the_chain_passes_it_by(seed: int, tmp_path: Path) -> None:
     async def follow() -> int:
         faults = Faults(skip=0.1, fork=0.4, fail=0, lag=0, leave_out=0, null=0)
-        world, seen = World(seed, tmp_path, faults=faults, crash=0, full=0), set()
+        world, seen = World(seed, tmp_path, faults=faults, troubles=NONE), set()
         for _ in range(40):
             world.node.tick()
             # The second step fetches what the first found missing.
@@ -198,7 +234,7 @@ def test_rows_of_a_fork_disappear_as_soon_as_the_chain_passes_it_by(seed: int, t
             await world.step()
             head = read_head(world.lake)
             assert head is not None
-            blocks = {row[0]: row for row in rows(world.lake, head, schemas.BLOCKS, ["slot", "block_hash", "parent_slot", "previous_block_hash"])}
+            blocks = {row[0]: row for row in world.rows(head, schemas.BLOCKS, "slot", "block_hash", "parent_slot", "previous_block_hash")}
             slots = sorted(blocks)
             if not slots:
                 continue
@@ -216,13 +252,12 @@ def test_rows_of_a_fork_disappear_as_soon_as_the_chain_passes_it_by(seed: int, t
 
 def test_a_node_that_contradicts_what_was_final_is_refused(tmp_path: Path) -> None:
     async def contradict() -> None:
-        quiet = Faults(skip=0, fork=0, fail=0, lag=0, leave_out=0, null=0)
-        world = World(3, tmp_path, faults=quiet, crash=0, full=0)
+        world = World(3, tmp_path, faults=QUIET, troubles=NONE)
         for _ in range(20):
             world.node.tick()
             await world.step()
         before = read_head(world.lake)
-        other = SimulatedNode(4, quiet)
+        other = SimulatedNode(4, QUIET)
         for _ in range(40):
             other.tick()
         other.genesis_hash = world.node.genesis_hash  # type: ignore[method-assign]
@@ -239,7 +274,7 @@ def test_a_node_that_contradicts_what_was_final_is_refused(tmp_path: Path) -> No
 
 def test_files_that_no_head_names_are_deleted_after_their_grace(tmp_path: Path) -> None:
     async def follow() -> None:
-        world = World(5, tmp_path, crash=0.05)
+        world = World(5, tmp_path, troubles=Troubles(crash=0.01))
         for _ in range(30):
             world.node.tick()
             await world.step()
@@ -249,6 +284,6 @@ def test_files_that_no_head_names_are_deleted_after_their_grace(tmp_path: Path) 
         head = read_head(world.lake) or head
         named = {path for table in LANDED for _, path in head.files(table)}
         assert set(world.lake.store.walk("landing")) == {*named, "landing/head.json"}
-        assert world.crashes
+        assert world.troubles_met["crash"]
 
     asyncio.run(follow())
