@@ -40,9 +40,10 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not cloud"
 
-## simulate: the follower over ten thousand simulated chains (an hour or two)
+## simulate: the follower through ten thousand simulated lives on every core, and a crash at every occurrence of every instant (an hour or two)
 simulate: install
-	BLYAN_SEEDS=10000 $(BIN)/python -m pytest -x tests/integration/test_follower_simulation.py tests/integration/test_hand_over.py
+	$(BIN)/python -m tests.simulate --seeds 10000
+	$(BIN)/python -m pytest -m slow tests/integration/test_crash_points.py
 
 ## check: style, types, and whether the generated docs are fresh
 check: install
