@@ -27,12 +27,14 @@ from blyan.solana.follower.follow import Follower
 from blyan.solana.follower.serve import quantile_of
 from blyan.solana.follower.stream import WebSocketSlots
 from blyan.solana.ingest import land, normalise_range
-from blyan.solana.landing import Head, land_sealed, read_head
+from blyan.solana.landing import FOLDER, Head, land_sealed, read_head
 from blyan.solana.localnet.ledger import Fork
 from blyan.solana.localnet.server import Localnet, Options, running
 from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources.rpc import RpcSource
+from blyan.store import UNFINISHED
 from tests.simulated_chain import Faults, SimulatedNode
+from tests.small_disk import small_disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -72,6 +74,29 @@ def until(lake: Lake, reached: Callable[[Head], bool], process: subprocess.Popen
             raise AssertionError(f"the follower ended with {process.returncode}: {process.stderr.read() if process.stderr else ''}")
         time.sleep(0.02)
     raise AssertionError(f"not within {WAIT_S:g} s; the head is {read_head(lake)}")
+
+
+def unfinished(lake: Lake) -> set[str]:
+    """Files of the landing that are being written, or were when the writer died."""
+    return {path for path in lake.store.walk(FOLDER) if path.endswith(UNFINISHED)}
+
+
+def kill_in_a_write(process: subprocess.Popen[str], lake: Lake, localnet: Localnet, writes: int) -> None:
+    """Let the chain go on, and kill the follower when that many of its files were seen being written."""
+    before, left, deadline = read_head(lake), unfinished(lake), time.monotonic() + WAIT_S
+    localnet.advance(4)
+    until(lake, partial(_has_generation, 1 + (before.generation if before else 0)), process)
+    seen = set(left)
+    while len(seen - left) < writes:
+        assert process.poll() is None
+        assert time.monotonic() < deadline, f"{len(seen - left)} files were seen being written"
+        localnet.advance(1)
+        for _ in range(400):
+            seen |= unfinished(lake)
+            if len(seen - left) >= writes:
+                break
+    process.kill()
+    process.wait(WAIT_S)
 
 
 def finalized(localnet: Localnet) -> int:
@@ -129,18 +154,45 @@ def test_a_follower_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp
     with running(Options(slot_ms=None, transactions_per_slot=4, seed=5, finality_depth=6)) as localnet:
         localnet.plan.skip_share, localnet.plan.fork_share = 0.1, 0.1
         localnet.advance(4)
-        for _ in range(5):
+        in_the_midst = kills = 0
+        while in_the_midst < 3:
+            kills += 1
+            assert kills <= 20, "the kills missed the writes"
+            left = unfinished(lake)
             with following(tmp_path / "lake", localnet) as process:
-                before = read_head(lake)
-                localnet.advance(draw.randrange(4, 12))
-                least = (before.generation if before else 0) + draw.randrange(1, 4)
-                until(lake, partial(_has_generation, least), process)
-                process.kill()
+                kill_in_a_write(process, lake, localnet, draw.randrange(1, 8))
+            in_the_midst += bool(unfinished(lake) - left)
         localnet.advance(12)
         with following(tmp_path / "lake", localnet) as process:
             final = finalized(localnet)
             head = until(lake, lambda head: head.checkpoint > final, process)
         check_against_the_chain(lake, localnet, head.checkpoint)
+
+
+def test_a_disk_that_is_full_for_a_while_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "32m") as disk, running(Options(slot_ms=None, transactions_per_slot=4, seed=6, finality_depth=6)) as localnet:
+        lake, ballast = Lake(str(disk / "lake")), disk / "ballast"
+        localnet.advance(5)
+        with following(disk / "lake", localnet) as process:
+            standing = until(lake, lambda head: head.confirmed >= 3, process)
+            with pytest.raises(OSError, match="No space left"):
+                fill(ballast)
+            localnet.advance(20)
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "trying again" in line)
+            assert "the store is full" in said
+            assert (read_head(lake) or standing).confirmed < 20
+            ballast.unlink()
+            final = finalized(localnet)
+            head = until(lake, lambda head: head.checkpoint > final, process)
+        check_against_the_chain(lake, localnet, head.checkpoint)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no space, which raises OSError; a short write is not an error yet."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
 
 
 def test_a_node_with_every_fault_is_followed_all_the_same(tmp_path: Path) -> None:

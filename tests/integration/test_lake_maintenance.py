@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from lake_rows import LEDGER, REWARDS, rewards
+from small_disk import small_disk
 
 from blyan.digest import unit_of
 from blyan.errors import MissingObjectError, PermanentError, StoreFullError, TransientError
@@ -330,16 +330,8 @@ def test_threads_that_pin_one_fact_agree_on_it(lake: Lake) -> None:
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 256 KiB, where the tests may mount one."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting a small file system is not allowed here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "tiny", "256k") as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_up_keeps_every_committed_partition(tiny_disk: Path) -> None:
