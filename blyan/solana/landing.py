@@ -196,7 +196,8 @@ class Landing:
         self._clock, self._now = clock, now
         self.head = read_head(lake) or Head()
         self._retired: list[tuple[float, list[str]]] = [(clock(), self._unnamed())]
-        self._uncertain = False
+        # A head that was just read may still be undone by a loss of power, and one that is written next is not.
+        self._uncertain = True
         self.transactions = self.quarantined = 0
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from shutil import rmtree
 
 import pytest
 
-from blyan.solana.landing import LANDED
+from blyan.solana.segments import LANDED
 from blyan.solana.slots import Grid
 from tests.simulated_chain import QUIET, Faults
 from tests.simulated_hand_over import Busy

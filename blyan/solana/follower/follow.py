@@ -231,7 +231,7 @@ class Follower:
         fetched = await self._fetched(listed)
         more = max(len(fetched), self._waiting()) >= PER_STEP
         if more and self._waiting() <= PER_STEP + BESIDE:
-            self._coming = asyncio.create_task(self._fetch(links.wanted(listed), PER_STEP))
+            self._coming = asyncio.create_task(self._fetch_ahead(links.wanted(listed)))
         newest = max((slot for slot in links.blocks if slot <= confirmed), default=None)
         if newest is not None:
             self._proven(links.settle(links.blocks[newest], final=False))
@@ -297,6 +297,13 @@ class Follower:
         self._arrived(beside)
         self.measures.unfetched = unfetched | failed
         return [*fetched, *beside]
+
+    async def _fetch_ahead(self, wanted: list[int]) -> tuple[list[Fetched], dict[int, str]]:
+        try:
+            return await self._fetch(wanted, PER_STEP)
+        except TransientError:
+            # The next step asks again, and says so if it fails again.
+            return [], {}
 
     async def _fetch(self, wanted: list[int], most: int) -> tuple[list[Fetched], dict[int, str]]:
         half = most // 2
