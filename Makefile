@@ -40,7 +40,7 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not cloud"
 
-## simulate: the follower through ten thousand simulated lives on every core, and a crash at every occurrence of every instant (an hour or two)
+## simulate: the follower through ten thousand simulated lives on every core, and a crash at every occurrence of every instant (two hours on two cores)
 simulate: install
 	$(BIN)/python -m tests.simulate --seeds 10000
 	$(BIN)/python -m pytest -m slow tests/integration/test_crash_points.py

@@ -27,7 +27,7 @@ from tests.simulated_chain import Faults
 from tests.simulated_disk import Crash
 from tests.simulated_world import NONE, Troubles, World, laboratory
 
-LOOKS = 30
+LOOKS = 20
 
 
 class Busy(World):

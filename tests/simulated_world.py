@@ -306,7 +306,11 @@ class World:
         chain = {slot: link for slot, link in self.node.main.items() if slot < head.checkpoint}
         assert self.node.tip(self.node.now - 6) < head.checkpoint
         for table, columns, expected in (
-            (schemas.COMPLETENESS, ("slot", "block_hash"), [(s, chain[s].block_hash if s in chain else None) for s in range(head.checkpoint)]),
+            (
+                schemas.COMPLETENESS,
+                ("slot", "state", "block_hash"),
+                [(s, "landed", chain[s].block_hash) if s in chain else (s, "skipped", None) for s in range(head.checkpoint)],
+            ),
             (
                 schemas.RAW_BLOCKS,
                 ("block_slot", "payload_sha256"),

@@ -17,7 +17,7 @@ import pytest
 
 from blyan.solana.segments import LANDED
 from blyan.solana.slots import Grid
-from tests.simulated_chain import QUIET, Faults
+from tests.simulated_chain import DEPTH, QUIET, Faults
 from tests.simulated_hand_over import Busy
 from tests.simulated_world import LOSSES, NONE, OPERATIONS, World, laboratory
 
@@ -110,10 +110,9 @@ def die(name: str, at: Mapping[tuple[str, int], str], folder: Path) -> set[str]:
 def survived(world: World) -> None:
     """After a crash: what readers see holds, a new follower goes on, and in the end all is there once."""
     world.check_readable()
-    for _ in range(2):
+    for _ in range(DEPTH + 2):
         world.node.tick()
     head = asyncio.run(world.settle())
-    world.check_readable()
     world.check_whole(head)
 
 
