@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from blyan import schemas, store
-from blyan.errors import MissingObjectError, PermanentError, StoreFullError
+from blyan.errors import PermanentError, StoreFullError
 from blyan.solana import landing as landing_module
 from blyan.solana.follower.follow import Follower
 from blyan.solana.follower.links import Links
@@ -59,7 +59,7 @@ def test_a_seed_that_fails_is_kept_and_says_how_to_live_through_it_again(tmp_pat
     monkeypatch.setattr(Store, "sync", lambda *_: None)
     again = []
     for attempt in range(2):
-        with pytest.raises(MissingObjectError) as failure:
+        with pytest.raises(PermanentError) as failure:
             simulate("follower", 0, tmp_path / str(attempt), kept_in=kept)
         again += failure.value.__notes__
     assert again == 2 * ["Again: python -m tests.simulate follower 0"]
