@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Raw
 from solders.account import Account
+from solders.address_lookup_table_account import ID as LOOKUP_TABLE_PROGRAM
 from solders.clock import Clock
 from solders.hash import Hash
 from solders.litesvm import LiteSVM
@@ -35,7 +37,7 @@ from solders.transaction_status import UiTransactionStatusMeta
 from blyan.errors import BadRecordError, PermanentError
 from blyan.solana import base58
 from blyan.solana.slots import epoch_of
-from blyan.solana.traffic import TOKEN_PROGRAMS, VOTE_PROGRAM, Traffic, TrafficState
+from blyan.solana.traffic import MINT_BYTES, TOKEN_PROGRAMS, VOTE_PROGRAM, Traffic, TrafficState
 
 DOMAIN = "blyan embedded chain 1"
 """Part of every hash of the chain. Raise the number when a change gives a seed other blocks."""
@@ -63,7 +65,15 @@ PRECOMPILE_COST = {
 SIGNATURE_COST, WRITE_LOCK_COST, VOTE_COST, PAGE_COST, PAGE_BYTES, BYTES_PER_COST = 720, 300, 3_428, 8, 32_768, 4
 """Cost units of a signature, a writable account, a whole vote and a loaded page; instruction bytes for one unit."""
 
+SNAPSHOTS = 10_000
+"""Accounts known at most without asking the runtime. Those that traffic returns to are some 200; all others come once or twice."""
+
 _SKIP_GROUP = 100
+_encode = msgspec.json.Encoder().encode
+_NO_ADDRESS = Pubkey.default(), str(Pubkey.default())
+
+Called = Sequence[tuple[Pubkey, bytes]]
+"""The instructions of a message: each program with its data. A program is never a loaded address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +128,55 @@ class Schedule:
         return GENESIS_TIME + slot * SLOT_MS // 1_000
 
 
-class _Snapshot(NamedTuple):
-    lamports: int
-    size: int
-    token: dict[str, Any] | None
+class _Snapshot(msgspec.Struct, gc=False):
+    """An account as its JSON needs it.
+
+    Attributes:
+        lamports: its balance.
+        size: bytes of its data.
+        token: its token balance, if it is a token account.
+        decimals: of the mint, if it is one.
+        addresses: what a lookup table holds, each key with its name.
+    """
+
+    lamports: int = 0
+    size: int = 0
+    token: dict[str, Any] | None = None
+    decimals: int | None = None
+    addresses: Sequence[tuple[Pubkey, str]] = ()
+
+
+class _Prepared(msgspec.Struct, gc=False):
+    """A transaction and what is needed of it more than once.
+
+    Attributes:
+        transaction: as it was signed.
+        message, header: its own.
+        lookups: of a versioned message, None of a legacy one.
+        keys: accounts it names: its own, then loaded ones that are writable, then loaded ones that are not.
+        names: the same in base58.
+        writable: indexes of those it may write.
+        static: number of its own accounts.
+        loaded: number of accounts before the loaded ones that are not writable.
+    """
+
+    transaction: VersionedTransaction
+    message: Any
+    header: Any
+    lookups: Any
+    keys: list[Pubkey]
+    names: list[str]
+    writable: list[int]
+    static: int
+    loaded: int
+
+
+class Executed(NamedTuple):
+    """A transaction of the last block: its first signature, its error in the form of RPC (None if none), the accounts it names."""
+
+    signature: str
+    error: Any
+    accounts: list[str]
 
 
 class Simulation(NamedTuple):
@@ -138,6 +193,7 @@ class EmbeddedChain:
     Attributes:
         schedule: hashes, heights, times and skipped slots.
         traffic: the chain's own wallets and validators.
+        executed: the transactions of the last block, in its order.
         rejected: signature and error (RPC form) of each transaction of the last block that paid no fee and is
             therefore not in it.
         written: accounts that the last block may have written; before the first block, those of genesis.
@@ -152,6 +208,7 @@ class EmbeddedChain:
             schedule: another one than the seed's, such as that of a chain with forks.
         """
         self.schedule = schedule or Schedule(seed, transactions_per_slot)
+        self.executed: list[Executed] = []
         self.rejected: list[tuple[str, Any]] = []
         self.written: set[Pubkey] = set()
         self._pending: list[VersionedTransaction] = []
@@ -217,19 +274,26 @@ class EmbeddedChain:
         transactions = self.traffic.transactions(schedule.transactions_per_slot, draw, slot, tower, previous, schedule.time(slot))
         transactions += self._pending
         self._pending = []
+        self.executed = []
         self.rejected = []
         self.written = set()
+        if len(self._snapshots) > SNAPSHOTS:
+            self._snapshots.clear()
         entries, reward = [], 0
-        for transaction in transactions:
-            entry = self._execute(transaction)
-            if entry is not None:
+        # Three passes, because the runtime leaves nothing of the interpreter in the processor's caches: a tenth of the time.
+        prepared = [self._prepare(transaction) for transaction in transactions]
+        outcomes = [self._execute(each) for each in prepared]
+        for each, outcome in zip(prepared, outcomes, strict=True):
+            shown = self._show(each, *outcome)
+            if shown is not None:
+                entry, share = shown
                 entries.append(entry)
-                reward += entry["meta"]["fee"] - BURNED_PER_SIGNATURE * _charged_signatures(transaction.message)
+                reward += share
         return msgspec.json.encode(
             {
                 "previousBlockhash": str(previous),
                 "blockhash": str(schedule.block_hash(slot)),
-                "parentSlot": schedule.parent(slot),
+                "parentSlot": ancestors[0] if ancestors else 0,
                 "transactions": entries,
                 "rewards": [self._pay_leader(slot, reward)] if reward else [],
                 "blockTime": schedule.time(slot),
@@ -270,43 +334,68 @@ class EmbeddedChain:
         self.written.add(leader)
         return {"pubkey": str(leader), "lamports": lamports, "postBalance": balance, "rewardType": "Fee", "commission": None}
 
-    def _execute(self, transaction: VersionedTransaction) -> dict[str, Any] | None:
+    def _prepare(self, transaction: VersionedTransaction) -> _Prepared:
+        """What of a transaction can be told before the block: within it no lookup table gets addresses that it may use."""
         message = transaction.message
-        versioned = isinstance(message, MessageV0)
-        lookups = message.address_table_lookups if versioned else []
-        loaded_writable = [key for lookup in lookups for key in self._look_up(lookup.account_key, lookup.writable_indexes)]
-        loaded_readonly = [key for lookup in lookups for key in self._look_up(lookup.account_key, lookup.readonly_indexes)]
-        static, header = message.account_keys, message.header
-        signers = header.num_required_signatures
-        writable = static[: signers - header.num_readonly_signed_accounts]
-        writable += static[signers : len(static) - header.num_readonly_unsigned_accounts]
-        writable += loaded_writable
-        keys = static + loaded_writable + loaded_readonly
-        names = [str(key) for key in keys]
+        keys, header = message.account_keys, message.header
+        names = list(map(str, keys))
+        static, signers = range(len(keys)), header.num_required_signatures
+        # A header may promise more than there is: slices then end earlier, and the runtime refuses the transaction.
+        writable = [*static[: signers - header.num_readonly_signed_accounts], *static[signers : len(keys) - header.num_readonly_unsigned_accounts]]
+        loaded = len(keys)
+        lookups = message.address_table_lookups if isinstance(message, MessageV0) else None
+        if lookups:
+            loaded_writable = [each for lookup in lookups for each in self._look_up(lookup.account_key, lookup.writable_indexes)]
+            loaded_readonly = [each for lookup in lookups for each in self._look_up(lookup.account_key, lookup.readonly_indexes)]
+            loaded += len(loaded_writable)
+            writable += range(len(keys), loaded)
+            keys += [key for key, _ in loaded_writable + loaded_readonly]
+            names += [name for _, name in loaded_writable + loaded_readonly]
+        return _Prepared(transaction, message, header, lookups, keys, names, writable, len(static), loaded)
 
-        before = [self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
-        outcome = self._svm.send_transaction(transaction)
-        for key in writable:
-            self._snapshots.pop(str(key), None)
-        self.written.update(writable)
-        after = [self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
+    def _execute(self, prepared: _Prepared) -> tuple[Any, list[_Snapshot], list[_Snapshot]]:
+        """What the runtime says, and the accounts before and after."""
+        keys, names, writable, known = prepared.keys, prepared.names, prepared.writable, self._snapshots
+        before = [known.get(name) or self._snapshot(key, name) for key, name in zip(keys, names, strict=True)]
+        outcome = self._svm.send_transaction(prepared.transaction)
+        for index in writable:
+            known.pop(names[index], None)
+            self.written.add(keys[index])
+        # All are forgotten before one is read: what a token account shows depends on its mint.
+        after = before.copy()
+        for index in writable:
+            after[index] = self._snapshot(keys[index], names[index])
+        return outcome, before, after
+
+    def _show(self, prepared: _Prepared, outcome: Any, before: list[_Snapshot], after: list[_Snapshot]) -> tuple[Raw, int] | None:
+        """The transaction as it stands in the block and what of its fee the leader gets; None where it paid none.
+
+        It is written as JSON at once: a block of dictionaries is a hundred thousand objects for the garbage collector to
+        visit, and a tenth of the time.
+        """
+        message, header, keys, names, lookups = prepared.message, prepared.header, prepared.keys, prepared.names, prepared.lookups
+        static, loaded = prepared.static, prepared.loaded
         failed = isinstance(outcome, FailedTransactionMetadata)
         error = _rpc_error(outcome) if failed else None
+        signatures = list(map(str, prepared.transaction.signatures))
         if failed and after[0].lamports == before[0].lamports:
-            self.rejected.append((str(transaction.signatures[0]), error))
+            self.rejected.append((signatures[0], error))
             return None
 
         result = outcome.meta() if failed else outcome
-        units = result.compute_units_consumed()
+        units, fee = result.compute_units_consumed(), result.fee()
+        instructions = [(each.program_id_index, each.accounts, each.data) for each in message.instructions]
+        called = [(keys[program], data) for program, _, data in instructions]
+        charged = header.num_required_signatures + sum(count for _, count in _precompile_calls(called))
         holds_tokens = not TOKEN_PROGRAMS.isdisjoint(keys)
         meta = {
             "err": error,
             "status": {"Err": error} if failed else {"Ok": None},
-            "fee": result.fee(),
+            "fee": fee,
             "preBalances": [snapshot.lamports for snapshot in before],
             "postBalances": [snapshot.lamports for snapshot in after],
             "innerInstructions": [
-                {"index": index, "instructions": [_instruction(inner.instruction(), inner.stack_height()) for inner in group]}
+                {"index": index, "instructions": [_inner_instruction(inner) for inner in group]}
                 for index, group in enumerate(result.inner_instructions())
                 if group
             ],
@@ -314,24 +403,25 @@ class EmbeddedChain:
             "preTokenBalances": _token_balances(before) if holds_tokens else [],
             "postTokenBalances": _token_balances(after) if holds_tokens else [],
             "rewards": [],
-            "loadedAddresses": {"writable": [str(key) for key in loaded_writable], "readonly": [str(key) for key in loaded_readonly]},
+            "loadedAddresses": {"writable": names[static:loaded], "readonly": names[loaded:]},
         }
         returned = result.return_data()
         if returned.data:
             meta["returnData"] = {"programId": str(returned.program_id), "data": [base64.b64encode(returned.data).decode(), "base64"]}
         meta["computeUnitsConsumed"] = units
-        meta["costUnits"] = _cost(message, len(writable), units, sum(snapshot.size for snapshot in before))
+        size = sum([snapshot.size for snapshot in before])
+        meta["costUnits"] = _cost(called, header.num_required_signatures, len(prepared.writable), units, size)
         body = {
             "header": {
-                "numRequiredSignatures": signers,
+                "numRequiredSignatures": header.num_required_signatures,
                 "numReadonlySignedAccounts": header.num_readonly_signed_accounts,
                 "numReadonlyUnsignedAccounts": header.num_readonly_unsigned_accounts,
             },
-            "accountKeys": names[: len(static)],
+            "accountKeys": names[:static],
             "recentBlockhash": str(message.recent_blockhash),
-            "instructions": [_instruction(instruction, 1) for instruction in message.instructions],
+            "instructions": [_instruction(program, accounts, data, 1) for program, accounts, data in instructions],
         }
-        if versioned:
+        if lookups is not None:
             body["addressTableLookups"] = [
                 {
                     "accountKey": str(lookup.account_key),
@@ -340,39 +430,50 @@ class EmbeddedChain:
                 }
                 for lookup in lookups
             ]
-        signatures = [str(signature) for signature in transaction.signatures]
-        return {"transaction": {"signatures": signatures, "message": body}, "meta": meta, "version": 0 if versioned else "legacy"}
+        entry = {"transaction": {"signatures": signatures, "message": body}, "meta": meta, "version": "legacy" if lookups is None else 0}
+        self.executed.append(Executed(signatures[0], error, names))
+        return Raw(_encode(entry)), fee - BURNED_PER_SIGNATURE * charged
 
-    def _look_up(self, table: Pubkey, indexes: bytes) -> list[Pubkey]:
+    def _look_up(self, table: Pubkey, indexes: bytes) -> list[tuple[Pubkey, str]]:
         # A missing table or index reads as the zero key here; the runtime then refuses the transaction by itself.
-        account = self._svm.get_account(table)
-        data = account.data if account else b""
-        return [Pubkey(data[56 + 32 * index : 88 + 32 * index].ljust(32, b"\0")) for index in indexes]
+        addresses = self._snapshot(table, str(table)).addresses
+        return [addresses[index] if index < len(addresses) else _NO_ADDRESS for index in indexes]
 
     def _snapshot(self, key: Pubkey, name: str) -> _Snapshot:
         """The account as it is now; read from the runtime only after a transaction could have written it."""
         known = self._snapshots.get(name)
         if known is None:
-            account = self._svm.get_account(key)
-            data = account.data if account else b""
-            token = self._token_balance(data, account.owner) if account and account.owner in TOKEN_PROGRAMS else None
-            known = self._snapshots[name] = _Snapshot(account.lamports if account else 0, len(data), token)
+            known = self._snapshots[name] = self._read(key)
         return known
+
+    def _read(self, key: Pubkey) -> _Snapshot:
+        account = self._svm.get_account(key)
+        if account is None:
+            return _Snapshot()
+        data, owner = account.data, account.owner
+        if owner in TOKEN_PROGRAMS:
+            decimals = data[44] if len(data) >= MINT_BYTES else None
+            return _Snapshot(account.lamports, len(data), self._token_balance(data, owner), decimals)
+        if owner == LOOKUP_TABLE_PROGRAM:
+            addresses = [Pubkey(data[start : start + 32]) for start in range(56, len(data) - 31, 32)]
+            return _Snapshot(account.lamports, len(data), addresses=[(address, str(address)) for address in addresses])
+        return _Snapshot(account.lamports, len(data))
 
     def _token_balance(self, data: bytes, program: Pubkey) -> dict[str, Any] | None:
         # A token account is 165 bytes, with extensions a type byte of 2 follows; a multisig is 355 bytes of either program.
         if len(data) < 165 or len(data) == 355 or data[108] == 0 or (len(data) > 165 and data[165] != 2):
             return None
-        mint = Pubkey(data[:32])
-        account = self._svm.get_account(mint)
-        if account is None:
+        key = Pubkey(data[:32])
+        mint = str(key)
+        decimals = self._snapshot(key, mint).decimals
+        if decimals is None:
             return None
-        amount, decimals = int.from_bytes(data[64:72], "little"), account.data[44]
+        amount = int.from_bytes(data[64:72], "little")
         digits = f"{amount:0{decimals + 1}d}"
         point = len(digits) - decimals
         exact = digits[:point] + f".{digits[point:]}".rstrip("0").rstrip(".")
         return {
-            "mint": str(mint),
+            "mint": mint,
             # RPC gives null for nothing.
             "uiTokenAmount": {
                 "uiAmount": amount / 10**decimals if amount else None,
@@ -389,13 +490,13 @@ def _token_balances(snapshots: list[_Snapshot]) -> list[dict[str, Any]]:
     return [{"accountIndex": index, **snapshot.token} for index, snapshot in enumerate(snapshots) if snapshot.token]
 
 
-def _instruction(compiled: Any, stack_height: int | None) -> dict[str, Any]:
-    return {
-        "programIdIndex": compiled.program_id_index,
-        "accounts": list(compiled.accounts),
-        "data": base58.encode(compiled.data),
-        "stackHeight": stack_height,
-    }
+def _instruction(program: int, accounts: bytes, data: bytes, stack_height: int | None) -> dict[str, Any]:
+    return {"programIdIndex": program, "accounts": list(accounts), "data": base58.encode(data), "stackHeight": stack_height}
+
+
+def _inner_instruction(inner: Any) -> dict[str, Any]:
+    compiled = inner.instruction()
+    return _instruction(compiled.program_id_index, compiled.accounts, compiled.data, inner.stack_height())
 
 
 def _rpc_error(outcome: FailedTransactionMetadata) -> Any:
@@ -404,26 +505,15 @@ def _rpc_error(outcome: FailedTransactionMetadata) -> Any:
     return msgspec.json.decode(status.to_json())["err"]
 
 
-def _precompile_calls(message: Any) -> Iterator[tuple[Pubkey, int]]:
+def _precompile_calls(called: Called) -> Iterator[tuple[Pubkey, int]]:
     """Precompile programs called, each with its number of signatures: the first byte of the data."""
-    keys = message.account_keys
-    for instruction in message.instructions:
-        # A program is never a loaded address.
-        program = keys[instruction.program_id_index]
-        if program in PRECOMPILE_COST and instruction.data:
-            yield program, instruction.data[0]
+    return ((program, data[0]) for program, data in called if program in PRECOMPILE_COST and data)
 
 
-def _charged_signatures(message: Any) -> int:
-    return int(message.header.num_required_signatures) + sum(count for _, count in _precompile_calls(message))
-
-
-def _cost(message: Any, write_locks: int, units: int, loaded_bytes: int) -> int:
-    instructions = message.instructions
-    if len(instructions) == 1 and message.account_keys[instructions[0].program_id_index] == VOTE_PROGRAM:
+def _cost(called: Called, signatures: int, write_locks: int, units: int, loaded_bytes: int) -> int:
+    if len(called) == 1 and called[0][0] == VOTE_PROGRAM:
         return VOTE_COST
-    signatures = SIGNATURE_COST * message.header.num_required_signatures
-    signatures += sum(PRECOMPILE_COST[program] * count for program, count in _precompile_calls(message))
+    precompiled = sum(PRECOMPILE_COST[program] * count for program, count in _precompile_calls(called))
     pages = -(-loaded_bytes // PAGE_BYTES)
-    data = sum(len(instruction.data) for instruction in instructions) // BYTES_PER_COST
-    return int(signatures + WRITE_LOCK_COST * write_locks + data + units + PAGE_COST * pages)
+    data = sum(len(data) for _, data in called) // BYTES_PER_COST
+    return SIGNATURE_COST * signatures + precompiled + WRITE_LOCK_COST * write_locks + data + units + PAGE_COST * pages

@@ -16,14 +16,14 @@ execute while another one reads and publishes.
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
+import pyarrow as pa
 from solders.account import Account
 from solders.hash import Hash
 from solders.pubkey import Pubkey
@@ -44,6 +44,9 @@ LEDGER_BYTES = 256 << 20
 
 BLOCKHASH_AGE = 150
 """Blocks for which a blockhash can be named as recent (Agave, MAX_PROCESSING_AGE)."""
+
+_CODEC = "zstd"
+"""Of blocks: a fifth of the time that zlib takes, and two thirds of its bytes."""
 
 _BUILTINS = (
     *programs.DECODERS,
@@ -155,46 +158,13 @@ class LiveSchedule(Schedule):
         return Schedule.height(self, slot) - bisect_left(self._skips, slot)
 
 
-class _Message(msgspec.Struct, rename="camel", gc=False):
-    account_keys: list[str]
-
-
-class _Transaction(msgspec.Struct, gc=False):
-    signatures: list[str]
-    message: _Message
-
-
-class _Loaded(msgspec.Struct, gc=False):
-    writable: list[str]
-    readonly: list[str]
-
-
-class _Meta(msgspec.Struct, rename="camel", gc=False):
-    err: Any
-    loaded_addresses: _Loaded
-
-
-class _Entry(msgspec.Struct, gc=False):
-    transaction: _Transaction
-    meta: _Meta
-
-
-class _Result(msgspec.Struct, rename="camel", gc=False):
-    blockhash: str
-    parent_slot: int
-    transactions: list[_Entry]
-    block_time: int
-    block_height: int
-
-
-_decode_result = msgspec.json.Decoder(_Result).decode
-
-
 @dataclass(slots=True, eq=False)
 class Block:
     """A block and what is indexed of it.
 
     Attributes:
+        packed: the getBlock result (`json`, full details, rewards), compressed.
+        size: bytes of it before.
         signatures: first signature of each transaction.
         errors: error of each transaction in the form of RPC, None where it succeeded.
         mentions: positions of the transactions that name an account, by account.
@@ -210,46 +180,20 @@ class Block:
     height: int
     time: int
     packed: bytes
+    size: int
     signatures: list[str]
     errors: list[Any]
-    mentions: dict[str, list[int]]
+    mentions: dict[str, tuple[int, ...]]
     accounts: dict[Pubkey, Account | None]
     transactions_so_far: int = 0
     commitment: Commitment = Commitment.PROCESSED
     is_dead: bool = False
 
-    @classmethod
-    def of(cls, slot: int, payload: bytes, accounts: dict[Pubkey, Account | None]) -> Block:
-        """The block that a getBlock result (`json`, full details) is.
-
-        Args:
-            slot: its slot.
-            payload: the result.
-            accounts: what it wrote.
-        """
-        result = _decode_result(payload)
-        mentions: dict[str, list[int]] = {}
-        for position, entry in enumerate(result.transactions):
-            loaded = entry.meta.loaded_addresses
-            for key in {*entry.transaction.message.account_keys, *loaded.writable, *loaded.readonly}:
-                mentions.setdefault(key, []).append(position)
-        return cls(
-            slot=slot,
-            parent=result.parent_slot,
-            hash=result.blockhash,
-            height=result.block_height,
-            time=result.block_time,
-            packed=zlib.compress(payload, 1),
-            signatures=[entry.transaction.signatures[0] for entry in result.transactions],
-            errors=[entry.meta.err for entry in result.transactions],
-            mentions=mentions,
-            accounts=accounts,
-        )
-
     @property
     def payload(self) -> bytes:
         """The getBlock result, as `json` with full details and rewards."""
-        return zlib.decompress(self.packed)
+        payload: bytes = pa.decompress(self.packed, decompressed_size=self.size, codec=_CODEC, asbytes=True)
+        return payload
 
     def entries(self) -> list[dict[str, Any]]:
         """The transactions, as in the payload."""
@@ -344,7 +288,7 @@ class Ledger:
         self._chain: list[Block] = []
         self._root = 0
         self._bytes = 0
-        self._found: dict[str, Landed] = {}
+        self._found: dict[str, Block] = {}
         self._heights: dict[str, int] = {}
         self._fork: Fork | None = None
         self._before_fork: TrafficState = ()
@@ -379,7 +323,8 @@ class Ledger:
         """Let the plan skip the slot or put it on a fork."""
         if self._fork is None:
             self._fork = self.plan.fork_at(slot, self.schedule, self.finality_depth)
-            self._before_fork = self._runtime.traffic.state
+            if self._fork is not None:
+                self._before_fork = self._runtime.traffic.state
             if self._fork is not None and not 0 < self._fork.length <= self.finality_depth:
                 raise SettingError(
                     f"a fork of {self._fork.length} slots from {slot} on cannot die: finality comes after {self.finality_depth} blocks",
@@ -415,7 +360,25 @@ class Ledger:
         payload = self._runtime.produce(slot)
         if payload is None:
             return None
-        return Block.of(slot, payload, {key: self._runtime.account(key) for key in self._runtime.written})
+        runtime, schedule = self._runtime, self.schedule
+        mentions: defaultdict[str, list[int]] = defaultdict(list)
+        for position, executed in enumerate(runtime.executed):
+            for name in executed.accounts:
+                mentions[name].append(position)
+        return Block(
+            slot=slot,
+            parent=schedule.parent(slot),
+            hash=str(schedule.block_hash(slot)),
+            height=schedule.height(slot),
+            time=schedule.time(slot),
+            packed=pa.compress(payload, codec=_CODEC, asbytes=True),
+            size=len(payload),
+            signatures=[executed.signature for executed in runtime.executed],
+            errors=[executed.error for executed in runtime.executed],
+            # The collector need not visit a tuple of numbers.
+            mentions={name: tuple(positions) for name, positions in mentions.items()},
+            accounts={key: runtime.account(key) for key in runtime.written},
+        )
 
     def publish(self, turn: Turn) -> Progress:
         """Let readers see a turn."""
@@ -430,15 +393,14 @@ class Ledger:
             self._chain.append(block)
             self._bytes += len(block.packed)
             self._heights[block.hash] = block.height
-            for position, signature in enumerate(block.signatures):
-                self._found[signature] = Landed(block, position)
+            self._found.update(dict.fromkeys(block.signatures, block))
         self.next_slot = turn.slot + 1
         confirmed = self._promote(Commitment.CONFIRMED, max(self._root, len(self._chain) - 1 - self._confirmation_depth))
         finalized = self._promote(Commitment.FINALIZED, max(self._root, len(self._chain) - 1 - self.finality_depth))
         while self._bytes > self._limit and self._root > 0:
             self.prune(self._chain[0].slot + 1)
-        for old in [each for each, height in self._heights.items() if self._chain and height < self._chain[-1].height - 2 * BLOCKHASH_AGE]:
-            del self._heights[old]
+        while len(self._heights) > 2 * BLOCKHASH_AGE:
+            del self._heights[next(iter(self._heights))]
         return Progress(turn.slot, turn.died, turn.blocks, confirmed, finalized)
 
     def settle(self) -> Progress:
@@ -479,8 +441,7 @@ class Ledger:
         if not keep_hash:
             self._heights.pop(block.hash, None)
         for signature in block.signatures:
-            landed = self._found.get(signature)
-            if landed is not None and landed.block is block:
+            if self._found.get(signature) is block:
                 del self._found[signature]
 
     # Reading. `lag` is how many blocks ago the answer would have been right.
@@ -517,7 +478,8 @@ class Ledger:
 
     def find(self, signature: str) -> Landed | None:
         """Where a transaction is on the chain as it stands."""
-        return self._found.get(signature)
+        block = self._found.get(signature)
+        return Landed(block, block.signatures.index(signature)) if block is not None else None
 
     def account(self, key: Pubkey, commitment: Commitment, lag: int = 0) -> Account | None:
         """An account after the newest block of a commitment; never older than the newest finalized block."""
