@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -15,19 +16,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solders.address_lookup_table_account import ID as LOOKUP_TABLE_PROGRAM
+from solders.address_lookup_table_account import AddressLookupTableAccount
 from solders.hash import Hash
-from solders.instruction import CompiledInstruction
+from solders.instruction import AccountMeta, CompiledInstruction, Instruction
 from solders.keypair import Keypair
 from solders.message import Message, MessageAddressTableLookup, MessageHeader, MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.rpc.responses import GetBlockResp
 from solders.signature import Signature
+from solders.system_program import ID as SYSTEM_PROGRAM
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
 from blyan.errors import BadRecordError
 from blyan.settings import load_settings
-from blyan.solana import base58
+from blyan.solana import base58, embedded
 from blyan.solana.embedded import DOMAIN, EmbeddedChain, Schedule
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, SlotState, open_source
@@ -386,6 +390,13 @@ def test_the_blocks_of_a_seed_do_not_change_unnoticed(records):
     assert (DOMAIN, digest) == ("blyan embedded chain 1", "3ba3874410ea9b867632607f17f0ab2d661cf4264e950d1e56712436f041d55d")
 
 
+def test_blocks_are_the_same_when_accounts_are_read_again(records, monkeypatch):
+    monkeypatch.setattr(embedded, "SNAPSHOTS", 0)
+    chain = EmbeddedChain(seed=1, transactions_per_slot=24)
+    assert [chain.produce(slot) or b"" for slot in range(8)] == [record.payload for record in records[:8]]
+    assert len(chain._snapshots) < len(chain.written) + 100
+
+
 def test_another_seed_or_size_is_another_chain(source, blocks):
     for other in (EmbeddedSource(2, 24, 1_000), EmbeddedSource(1, 23, 1_000)):
         assert other.genesis_hash() != source.genesis_hash()
@@ -433,6 +444,23 @@ def test_a_submitted_transaction_is_in_the_next_block_and_in_no_other(chain):
     assert entry["meta"]["preBalances"][1:] == [0, 1]
     assert entry["meta"]["postBalances"][1:] == [10**8, 1]
     assert (entry["meta"]["err"], entry["meta"]["fee"]) == (None, 5_000)
+
+
+def test_an_address_added_to_a_lookup_table_is_read_from_the_next_block_on(chain):
+    treasury, table, added = chain.traffic.treasury, chain.traffic._table, Keypair.from_seed(b"\4" * 32).pubkey()
+    longer = AddressLookupTableAccount(table.key, [*table.addresses, added])
+    accounts = [AccountMeta(table.key, False, True), AccountMeta(treasury.key, True, False), AccountMeta(treasury.key, True, True)]
+    accounts.append(AccountMeta(SYSTEM_PROGRAM, False, False))
+    extend = Instruction(LOOKUP_TABLE_PROGRAM, struct.pack("<IQ", 2, 1) + bytes(added), accounts)
+    pay = transfer(TransferParams(from_pubkey=treasury.key, to_pubkey=added, lamports=10**8))
+    chain.produce(0)
+    for slot, instruction in enumerate((pay, extend, pay), 1):
+        message = MessageV0.try_compile(treasury.key, [instruction], [longer], Hash.default())
+        chain.submit(VersionedTransaction(message, [treasury.keypair]))
+        last = json.loads(chain.produce(slot))["transactions"][-1]
+        assert [error for _, error in chain.rejected] == (["InvalidAddressLookupTableIndex"] if slot == 1 else [])
+    assert last["meta"]["loadedAddresses"] == {"writable": [str(added)], "readonly": []}
+    assert last["meta"]["postBalances"][-1] == 10**8
 
 
 def test_a_transaction_whose_payer_has_nothing_is_rejected_and_stays_out_of_the_block(chain):

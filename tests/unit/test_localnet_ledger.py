@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from blyan.solana.commitment import Commitment
 from blyan.solana.decode import decode
 from blyan.solana.localnet.encoding import View, encode_account, encode_block, ui_token_amount, wire_format
 from blyan.solana.localnet.errors import RpcError
-from blyan.solana.localnet.ledger import Fork, Ledger, Plan, Progress
+from blyan.solana.localnet.ledger import Fork, Landed, Ledger, Plan, Progress
 from blyan.solana.normalise import normalise
 from blyan.solana.programs import VOTE
 from blyan.solana.slots import SlotRange
@@ -288,6 +289,24 @@ def test_a_blockhash_is_recent_for_150_blocks():
     assert not ledger.is_recent(first.hash, ledger.tip(PROCESSED))
     assert not ledger.is_recent(ledger.tip(PROCESSED).hash, ledger.tip(FINALIZED))
     assert not ledger.is_recent(str(Hash.default()), ledger.tip(PROCESSED))
+
+
+def test_what_is_indexed_of_a_block_is_what_the_block_says(busy):
+    for block in busy.blocks(0, 15):
+        mentions: dict[str, set[int]] = {}
+        for position, entry in enumerate(block.entries()):
+            loaded = entry["meta"]["loadedAddresses"]
+            for key in (*entry["transaction"]["message"]["accountKeys"], *loaded["writable"], *loaded["readonly"]):
+                mentions.setdefault(key, set()).add(position)
+            (signature, *_), error = entry["transaction"]["signatures"], entry["meta"]["err"]
+            assert (block.signatures[position], block.errors[position]) == (signature, error)
+            assert busy.find(signature) == Landed(block, position)
+            assert busy.find(signature).error == error
+        assert {key: tuple(sorted(positions)) for key, positions in mentions.items()} == block.mentions
+        said = msgspec.json.decode(block.payload)
+        assert (block.parent, block.hash, block.height, block.time) == tuple(
+            said[name] for name in ("parentSlot", "blockhash", "blockHeight", "blockTime")
+        )
 
 
 # Encodings

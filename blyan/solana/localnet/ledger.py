@@ -40,7 +40,7 @@ CONFIRMATION_DEPTH, FINALITY_DEPTH = 1, 31
 """Blocks from the tip down to the newest confirmed and the newest finalized one, as a healthy mainnet has them."""
 
 LEDGER_BYTES = 256 << 20
-"""Bytes of compressed blocks after which the oldest finalized ones are pruned. With the indexes it is 2.6 times as much memory."""
+"""Bytes of compressed blocks after which the oldest finalized ones are pruned. With the indexes it is three times as much memory."""
 
 BLOCKHASH_AGE = 150
 """Blocks for which a blockhash can be named as recent (Agave, MAX_PROCESSING_AGE)."""

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,9 @@ MAX_REQUEST_BYTES = 50 << 10
 
 QUEUED_MESSAGES = 100_000
 """Messages that may wait for a slow subscriber before its connection is closed."""
+
+SWITCH_S = 0.0005
+"""How long the thread that executes may keep the one that answers waiting, which it does several times for each answer."""
 
 WAIT_S = 60.0
 """Longest wait for the thread of a localnet that runs beside its user."""
@@ -407,6 +411,7 @@ async def serve(options: Options, say: Callable[[str], None]) -> None:
         SettingError: the port is taken, or the options do not fit together.
         PermanentError: the installed runtime refuses the chain's genesis, or the chain failed.
     """
+    sys.setswitchinterval(SWITCH_S)
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
