@@ -4,7 +4,8 @@
 
 Three processes share the machine: the chain at 400 ms a slot (the embedded one, whose execution of 1,000 transactions takes most
 of a core, or a node that gives a recorded mainnet block, as a node elsewhere would), `blyan follow`, and this one, which listens to the same
-announcements and, whenever the head has a newer slot, asks `select max(slot) from solana.blocks` on a new connection. The lag of a
+announcements and, whenever the head has a newer slot, asks
+`select max(slot) from solana.blocks` of views made anew. The lag of a
 slot is from when this process heard of it to when a query answered with it: it includes the slot's own 400 ms, after which the
 node serves the block as `confirmed`, and the query. Prints one JSON line.
 """
@@ -88,7 +89,7 @@ def measure(lake: str, socket: str, given: argparse.Namespace) -> dict[str, obje
     seen: dict[int, float] = {}
     queries: list[float] = []
     begin = time.monotonic() + given.warm_up
-    landed = -1
+    landed, reader = -1, Reader(lake)
     while time.monotonic() < begin + given.seconds:
         head = read_head(Lake(lake))
         newest = -1 if head is None else max((segment.last for each in head.ranges for segment in each.segments), default=-1)
@@ -96,7 +97,7 @@ def measure(lake: str, socket: str, given: argparse.Namespace) -> dict[str, obje
             time.sleep(0.01)
             continue
         landed, start = newest, time.monotonic()
-        newest = ask(lake)
+        newest = reader.newest()
         now = time.monotonic()
         queries.append(now - start)
         for slot in range(max(seen, default=newest - 1) + 1, newest + 1):
@@ -117,15 +118,24 @@ def measure(lake: str, socket: str, given: argparse.Namespace) -> dict[str, obje
     }
 
 
-def ask(lake: str) -> int:
-    """The newest slot that a query finds; -1 while there is none."""
-    from blyan.lake import Lake
-    from blyan.query.engine import connect
-    from blyan.schemas import BLOCKS
+class Reader:
+    """A connection that is kept, as a service keeps one; what it shows is made anew for every question."""
 
-    with connect(Lake(lake), tables=[BLOCKS]) as connection:
-        found = connection.execute("select max(slot) from solana.blocks").fetchone()
-    return -1 if found is None or found[0] is None else int(found[0])
+    def __init__(self, lake: str) -> None:
+        from blyan.lake import Lake
+        from blyan.query.engine import connect
+
+        self._lake = Lake(lake)
+        self._connection = connect(self._lake, tables=[])
+
+    def newest(self) -> int:
+        """The newest slot that a query finds; -1 while there is none."""
+        from blyan.query.engine import expose
+        from blyan.schemas import BLOCKS
+
+        expose(self._connection, self._lake, tables=[BLOCKS])
+        found = self._connection.execute("select max(slot) from solana.blocks").fetchone()
+        return -1 if found is None or found[0] is None else int(found[0])
 
 
 async def listen(socket: str, announced: dict[int, float]) -> None:

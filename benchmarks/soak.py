@@ -3,8 +3,7 @@
     python benchmarks/soak.py [--minutes 10] [--slot-ms 350] [--outage-minutes 10]
 
 Processes share the machine: a node that gives a recorded mainnet block (1,445 transactions, 5.5 MB of JSON) at every slot, 19 of
-20; `blyan follow`; and this one, which asks `select max(slot) from solana.blocks` on a new connection whenever the head has a newer
-slot, and takes the sealed ranges over into the lake as Dagster's step does. Then the follower is ended, the node lets the outage's
+20; `blyan follow`; and this one, which asks `select max(slot) from solana.blocks` whenever the head has a newer slot, and takes the sealed ranges over into the lake as Dagster's step does. Then the follower is ended, the node lets the outage's
 slots pass at once, and a new follower is started: the time until its checkpoint is where finality was when it started, and until
 a reader sees the tip. Rows are counted against the chain in the end. Prints a JSON line a minute and one JSON line a figure.
 """
@@ -26,7 +25,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from lag import ask, endpoints, listen
+from lag import Reader, endpoints, listen
 
 WIDTH = 256
 WARM_UP_S = 60.0
@@ -62,6 +61,7 @@ class Soak:
         self.announced: dict[int, float] = {}
         self.seen: dict[int, float] = {}
         self.taken = 0
+        self.reader: Reader | None = None
         self.stop = threading.Event()
         self.failure: BaseException | None = None
 
@@ -125,7 +125,8 @@ class Soak:
         before = max(self.seen, default=-1)
         if newest <= before:
             return False
-        found, now = ask(self.lake), time.monotonic()
+        self.reader = self.reader or Reader(self.lake)
+        found, now = self.reader.newest(), time.monotonic()
         for slot in range(before + 1 if before >= 0 else found, found + 1):
             self.seen[slot] = now
         return True

@@ -3,8 +3,8 @@
 Belongs here: connections, views, and what DuckDB's errors mean. Does not belong here: printing
 results (`blyan.cli`), which files a table has (`blyan.lake`).
 
-The views read the Parquet files that the newest version of each table names when the connection is
-made: a connection is a snapshot, though not one across tables. DuckDB opens only the partitions
+The views read the Parquet files that the newest version of each table names when they are
+made: a connection is a snapshot until they are made again, though not one across tables. DuckDB opens only the partitions
 that a filter on `slot_range` leaves, and only the row groups that a filter on the slot leaves.
 
 Slots that are not in the tables yet are in the landing, whose files have the same columns: ranges that
@@ -47,12 +47,24 @@ def connect(
     # A reader in another time zone must not read other timestamps.
     connection = duckdb.connect(database)
     connection.execute("set timezone = 'UTC'")
+    expose(connection, lake, tables=tables, slots=slots)
+    return connection
+
+
+def expose(connection: duckdb.DuckDBPyConnection, lake: Lake, *, tables: Iterable[Table] | None = None, slots: SlotRange | None = None) -> None:
+    """Make the views of a connection show what stands now; to begin a connection takes longer than this.
+
+    Args:
+        connection: one of `connect`, or any.
+        lake: where the tables are.
+        tables: those to expose, all by default.
+        slots: leave out files that hold none of these slots.
+    """
     head = read_head(lake)
     for table in all_tables() if tables is None else tables:
         files = _expose(connection, lake, table, slots, head)
         if files is not None and table == COMPLETENESS:
             _expose_status(connection, {file.key for file in files}, slots, head or Head())
-    return connection
 
 
 def all_tables() -> list[Table]:

@@ -122,6 +122,7 @@ class Follower:
         self._dead: set[int] = set()
         self._announced_at: dict[int, float] = {}
         self._announced = asyncio.Event()
+        self._confirmed_behind = 1
         self._finality_at = self._hand_over_at = float("-inf")
         self._coming: asyncio.Task[tuple[list[Fetched], dict[int, str]]] | None = None
         self._disk = disk or ThreadPoolExecutor(1, thread_name_prefix="landing")
@@ -226,8 +227,10 @@ class Follower:
         due = self._clock() - self._finality_at >= FINALITY_S
         if processed < 0:
             processed = (await self._node.tips()).processed
-        listed = await self._listed(processed)
+        listed, guessed = await asyncio.gather(self._listed(processed), self._guess(processed))
+        self._arrived(guessed)
         confirmed = max([head.confirmed, *listed[-1:]])
+        self._confirmed_behind = processed - confirmed
         fetched = await self._fetched(listed)
         more = max(len(fetched), self._waiting()) >= PER_STEP
         if more and self._waiting() <= PER_STEP + BESIDE:
@@ -284,6 +287,19 @@ class Follower:
             spans = [(low, processed)]
         answers = [await self._node.listed(first, last, Commitment.CONFIRMED) for first, last in spans if first <= last]
         return sorted({slot for answer in answers for slot in answer})
+
+    async def _guess(self, processed: int) -> list[Fetched]:
+        """The block that is probably confirmed now, asked for while the node is asked which ones are: one round trip less.
+
+        That is the announced slot as far behind the tip as the newest confirmed one was at the step before.
+        """
+        slot = processed - self._confirmed_behind
+        if slot not in self._announced_at or slot in self.links.blocks or self._waiting() > PER_STEP:
+            return []
+        try:
+            return (await self._fetch([slot], 2))[0]
+        except TransientError:
+            return []
 
     async def _fetched(self, listed: list[int]) -> list[Fetched]:
         """What is new: what comes already, and of the slots that are listed what is still wanted."""
