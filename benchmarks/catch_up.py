@@ -47,6 +47,7 @@ async def measure(path: Path, slots: int, folder: str) -> dict[str, object]:
     start, cpu = time.perf_counter(), time.process_time()
     while follower.landing.head.checkpoint < slots:
         await follower.step()
+    await follower.tidied()
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     follower.landing.close()
     return {

@@ -50,8 +50,15 @@ class Busy(World):
                 self.commit()
 
     def follow(self) -> None:
-        """One step."""
-        asyncio.run(self.step())
+        """One step, and what is fetched ahead: every step has an event loop of its own."""
+
+        async def step() -> None:
+            await self.step()
+            coming = self.follower and self.follower._coming
+            if coming and not coming.done():
+                await asyncio.wait([coming])
+
+        asyncio.run(step())
 
     def commit(self) -> None:
         """One table, or several, of one sealed range that the lake does not have yet, as a run would that may be killed half-way."""

@@ -197,6 +197,7 @@ class World:
             if self.random.random() < 0.7:
                 self.follower.measures.announced = max(self.follower.measures.announced, self.node.now)
             await self.follower.step()
+            await self.follower.tidied()
             assert read_head(self.lake) == self.follower.landing.head, "the head on the disk is not the one the follower goes on from"
         except TransientError:
             pass
@@ -208,7 +209,7 @@ class World:
         landing = Landing(self.lake, self.grid, clock=lambda: self.time, now=lambda: self.wall)
         for name in OPERATIONS:
             setattr(landing, name, partial(self._within, name, getattr(landing, name)))
-        return Follower(self.node, Silence(), self.lake, self.grid, landing=landing, disk=Inline(), clock=lambda: self.time)
+        return Follower(self.node, Silence(), self.lake, self.grid, landing=landing, disk=Inline(), beside=Inline(), clock=lambda: self.time)
 
     def _within(self, operation: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         before, self.operation = self.operation, operation

@@ -15,10 +15,11 @@ the lake cannot lack a range that the head did not name, since it stood in the l
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from typing import Any
 
 import msgspec
@@ -166,7 +167,10 @@ def land_sealed(lake: Lake, slots: SlotRange) -> Commit | None:
 
 
 class Landing:
-    """The one writer of a lake's landing. Not for several threads at once.
+    """The one writer of a lake's landing.
+
+    What changes the newest slots (`advance`, `open`) is for one thread, what tidies final ones (`merge`, `seal`, `hand_over`,
+    `sweep`) may be for another: the two never touch the same segment, and heads are made one after the other.
 
     Args:
         lake: where it is.
@@ -196,6 +200,7 @@ class Landing:
         self._clock, self._now = clock, now
         self.head = read_head(lake) or Head()
         self._retired: list[tuple[float, list[str]]] = [(clock(), self._unnamed())]
+        self._turn = threading.Lock()
         # A head that was just read may still be undone by a loss of power, and one that is written next is not.
         self._uncertain = True
         self.transactions = self.quarantined = 0
@@ -225,20 +230,26 @@ class Landing:
             raise PermanentError(
                 f"slots {final} are final and would change", where=HEAD, remedy="the node contradicts what it called final: use another"
             )
-        ranges = {landed.key: landed for landed in self.head.ranges}
-        new: list[Segment] = []
+        instead: dict[str, list[Segment]] = {}
+        new: dict[str, list[Segment]] = {}
         with self._writing() as written:
-            for key, landed in ranges.items():
-                kept = [part for segment in landed.segments for part in self._without(key, segment, gone, written)]
-                ranges[key] = msgspec.structs.replace(landed, segments=kept)
+            for landed in self.head.ranges:
+                for segment in landed.segments:
+                    if any(slot in gone for slot, _ in segment.slots):
+                        instead[segment.name] = self._without(landed.key, segment, gone, written)
             for key, records in groupby(sorted(added, key=slot_of), key=lambda record: self._key_of(slot_of(record))):
-                landed = ranges.get(key) or LandedRange(key, [])
-                segments = self._segments.write(key, list(records), written)
-                new += segments
-                ranges[key] = msgspec.structs.replace(landed, segments=[*landed.segments, *segments])
-            head = self._publish(ranges=[ranges[key] for key in sorted(ranges)], **marks)
-        self.transactions += sum(segment.rows.get(schemas.TRANSACTIONS.name, 0) for segment in new)
-        self.quarantined += sum(segment.rows.get(schemas.QUARANTINE.name, 0) for segment in new)
+                new[key] = self._segments.write(key, list(records), written)
+
+            def change(ranges: dict[str, LandedRange]) -> None:
+                for key in {*ranges, *new}:
+                    landed = ranges.get(key) or LandedRange(key, [])
+                    kept = [part for segment in landed.segments for part in instead.get(segment.name, [segment])]
+                    ranges[key] = msgspec.structs.replace(landed, segments=[*kept, *new.get(key, [])])
+
+            head = self._publish(change, **marks)
+        for segment in chain.from_iterable(new.values()):
+            self.transactions += segment.rows.get(schemas.TRANSACTIONS.name, 0)
+            self.quarantined += segment.rows.get(schemas.QUARANTINE.name, 0)
         return head
 
     def open(self, slot: int) -> Head:
@@ -246,32 +257,39 @@ class Landing:
         key = self._key_of(slot)
         if any(landed.key == key for landed in self.head.ranges):
             return self.head
-        return self._publish(ranges=sorted([*self.head.ranges, LandedRange(key, [])], key=lambda landed: landed.key))
+        return self._publish(lambda ranges: ranges.update({key: LandedRange(key, [])}))
 
     def merge(self) -> bool:
         """Merge final segments where `MERGE` of about the same size stand together. Whether anything was done."""
-        for landed in self.head.ranges:
-            group = _mergeable(landed, self.head.checkpoint)
+        head = self.head
+        for landed in head.ranges:
+            group = _mergeable(landed, head.checkpoint)
             if group:
+                key, names = landed.key, {segment.name for segment in group}
                 with self._writing() as written:
-                    merged = self._merged(landed.key, group, written)
-                    kept = [segment for segment in landed.segments if segment not in group]
-                    ranges = [msgspec.structs.replace(other, segments=[merged, *kept]) if other is landed else other for other in self.head.ranges]
-                    self._publish(ranges=ranges)
+                    merged = self._merged(key, group, written)
+
+                    def change(ranges: dict[str, LandedRange], key: str = key, names: set[str] = names, merged: Segment = merged) -> None:
+                        kept = [segment for segment in ranges[key].segments if segment.name not in names]
+                        ranges[key] = msgspec.structs.replace(ranges[key], segments=[merged, *kept])
+
+                    self._publish(change)
                 return True
         return False
 
     def seal(self) -> list[str]:
         """Seal the ranges whose every slot is final; their keys."""
-        over = [landed for landed in self.head.ranges if not landed.sealed and self._grid.range_of(landed.key).last < self.head.checkpoint]
-        sealed = [landed.key for landed in over]
-        if sealed:
-            ranges = [
-                msgspec.structs.replace(landed, sealed=True, digest=self._digest(landed)) if landed.key in sealed else landed
-                for landed in self.head.ranges
-            ]
-            self._publish(ranges=ranges)
-        return sealed
+        head = self.head
+        over = [landed for landed in head.ranges if not landed.sealed and self._grid.range_of(landed.key).last < head.checkpoint]
+        digests = {landed.key: self._digest(landed) for landed in over}
+
+        def change(ranges: dict[str, LandedRange]) -> None:
+            for key, digest in digests.items():
+                ranges[key] = msgspec.structs.replace(ranges[key], sealed=True, digest=digest)
+
+        if digests:
+            self._publish(change)
+        return list(digests)
 
     def hand_over(self) -> list[str]:
         """Let go of the sealed ranges that the lake holds whole, made from the same raw blocks; their keys."""
@@ -281,17 +299,23 @@ class Landing:
         held = [self._lake.partitions(table) for table in LANDED]
         raw = held[0]
         done = [key for key, digest in waiting.items() if all(key in partitions for partitions in held) and raw[key].digest == digest]
+
+        def change(ranges: dict[str, LandedRange]) -> None:
+            for key in done:
+                del ranges[key]
+
         if done:
-            self._publish(ranges=[landed for landed in self.head.ranges if landed.key not in done])
+            self._publish(change)
         return done
 
     def sweep(self) -> int:
         """Delete the files that the head stopped naming longer than `GRACE_S` ago; how many."""
-        if self._uncertain:
-            return 0
-        now = self._clock()
-        due = [name for since, names in self._retired if now - since >= GRACE_S for name in names]
-        self._retired = [(since, names) for since, names in self._retired if now - since < GRACE_S]
+        with self._turn:
+            if self._uncertain:
+                return 0
+            now = self._clock()
+            due = [name for since, names in self._retired if now - since >= GRACE_S for name in names]
+            self._retired = [(since, names) for since, names in self._retired if now - since < GRACE_S]
         self._lake.store.delete(due)
         return len(due)
 
@@ -319,10 +343,8 @@ class Landing:
     # Files
 
     def _without(self, key: str, segment: Segment, gone: set[int], written: list[str]) -> list[Segment]:
-        """The segment without some slots: itself, a new one, or none."""
+        """The segment without some of its slots: a new one, or none."""
         kept = [(slot, block_hash) for slot, block_hash in segment.slots if slot not in gone]
-        if len(kept) == len(segment.slots):
-            return [segment]
         if not kept:
             return []
         alive = pa.array([slot for slot, _ in kept], pa.int64())
@@ -353,22 +375,31 @@ class Landing:
         try:
             yield written
         except BaseException:
-            self._retired.append((self._clock(), written))
+            with self._turn:
+                self._retired.append((self._clock(), written))
             raise
 
-    def _publish(self, **changes: Any) -> Head:
-        """Make a new head; files that it no longer names begin their grace."""
-        before = self._named()
-        head = msgspec.structs.replace(self.head, generation=self.head.generation + 1, written_at=self._now(), **changes)
-        # If it fails, nobody knows which head stands until the next one does: nothing may be deleted meanwhile.
-        self._uncertain = True
-        self._lake.store.put(HEAD, msgspec.json.encode(head))
-        self._uncertain = False
-        self.head = head
-        gone = before - self._named()
-        if gone:
-            self._retired.append((self._clock(), sorted(gone)))
-        return head
+    def _publish(self, change: Callable[[dict[str, LandedRange]], None] = lambda _: None, **marks: Any) -> Head:
+        """Make a new head of the one that stands; files that it no longer names begin their grace.
+
+        Args:
+            change: makes the ranges, by key, what they are to be.
+            marks: new values of other attributes.
+        """
+        with self._turn:
+            before, ranges = self._named(), {landed.key: landed for landed in self.head.ranges}
+            change(ranges)
+            marks |= {"ranges": [ranges[key] for key in sorted(ranges)], "generation": self.head.generation + 1, "written_at": self._now()}
+            head = msgspec.structs.replace(self.head, **marks)
+            # If it fails, nobody knows which head stands until the next one does: nothing may be deleted meanwhile.
+            self._uncertain = True
+            self._lake.store.put(HEAD, msgspec.json.encode(head))
+            self._uncertain = False
+            self.head = head
+            gone = before - self._named()
+            if gone:
+                self._retired.append((self._clock(), sorted(gone)))
+            return head
 
     def _named(self) -> set[str]:
         return {path for table in LANDED for _, path in self.head.files(table)}

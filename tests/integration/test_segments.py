@@ -8,17 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blyan.digest import digest_unit
 from blyan.errors import StoreFullError, TransientError
 from blyan.lake import Lake
-from blyan.schemas import TRANSACTIONS
+from blyan.schemas import COMPLETENESS, TRANSACTIONS
 from blyan.settings import load_settings
 from blyan.solana import ingest, segments
+from blyan.solana import landing as landing_module
 from blyan.solana.follower.follow import BESIDE, PER_STEP, Follower
 from blyan.solana.landing import Landing, read_head
 from blyan.solana.segments import LANDED, read_rows
@@ -113,13 +118,50 @@ def test_processes_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("work", ["merge", "seal"])
+def test_slots_land_while_final_ones_are_tidied(work: str, records: list[RawRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that are made meanwhile stay as they were but for what was tidied."""
+    lake, grid = Lake(str(tmp_path)), Grid(0, 1_000, 16)
+    landing = Landing(lake, grid)
+    landing.open(0)
+    for record in records[:16]:
+        landing.advance([record])
+    landing.advance([], checkpoint=16, finalized=15)
+    read, landed = landing_module.read_rows, threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        reading.set()
+        assert landed.wait(30)
+        return read(*arguments, **options)
+
+    reading = threading.Event()
+    monkeypatch.setattr(landing_module, "read_rows", slowly)
+    with ThreadPoolExecutor(1) as beside:
+        tidied = beside.submit(getattr(landing, work))
+        assert reading.wait(30)
+        for record in records[16:]:
+            landing.advance([record], processed=segments.slot_of(record))
+        landed.set()
+        assert tidied.result(30)
+    head = read_head(lake)
+    assert head == landing.head
+    assert (head.processed, head.checkpoint, len(head.ranges)) == (19, 16, 2)
+    first, second = head.ranges
+    assert (len(first.segments), first.sealed) == ((1, False) if work == "merge" else (16, True))
+    assert [segment.first for segment in second.segments] == [16, 17, 18, 19]
+    monkeypatch.undo()
+    slots = [row for each in head.ranges for part in each.segments for row in read_rows(lake, each.key, part, COMPLETENESS)["slot"].to_pylist()]
+    assert sorted(slots) == list(range(20))
+
+
 def test_what_cannot_be_written_is_not_piled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk for many steps, far behind the tip: blocks wait in memory up to the bound, and land once there is space."""
 
     async def follow() -> None:
         node, lake = SimulatedNode(1, Faults(skip=0, fork=0, fail=0, lag=0, leave_out=0, null=0)), Lake(str(tmp_path))
-        landing = Landing(lake, Grid(0, 100_000, 16))
-        follower = Follower(node, _Silence(), lake, Grid(0, 100_000, 16), landing=landing)
+        grid, minutes = Grid(0, 100_000, 16), count()
+        landing = Landing(lake, grid)
+        follower = Follower(node, _Silence(), lake, grid, landing=landing, clock=lambda: 60.0 * next(minutes))
         await follower.begin()
         for _ in range(300):
             node.tick()

@@ -3,9 +3,10 @@
 Belongs here: the order of these, and how much at once. Does not belong here: what links prove (`links`), files
 (`blyan.solana.landing`), or the process around it (`blyan.cli`).
 
-One coroutine decides and one thread writes, in the order of the decisions; while it writes much, the next blocks come. A step that fails for a passing reason is made
-again; nothing is remembered of it but what arrived. So the checkpoint never passes a slot that is neither landed nor proven
-skipped, and a follower that is killed at any instant goes on from the head it left.
+One coroutine decides and one thread writes, in the order of the decisions; while it writes much, the next blocks come, and
+another thread tidies what is final. A step that fails for a passing reason is made again; nothing is remembered of it but what
+arrived. So the checkpoint never passes a slot that is neither landed nor proven skipped, and a follower that is killed at any
+instant goes on from the head it left.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Follower:
         genesis_hash: the chain that the node must serve; None where the lake alone says.
         landing: the landing; opened from the lake by default.
         disk: the one thread that writes; its own by default.
+        beside: the one thread that tidies what is final; its own by default.
         clock: seconds that never go back.
         told: called after every step.
     """
@@ -110,6 +112,7 @@ class Follower:
         genesis_hash: str | None = None,
         landing: Landing | None = None,
         disk: Executor | None = None,
+        beside: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         told: Callable[[Follower], None] = lambda _: None,
     ) -> None:
@@ -125,7 +128,9 @@ class Follower:
         self._confirmed_behind = 1
         self._finality_at = self._hand_over_at = float("-inf")
         self._coming: asyncio.Task[tuple[list[Fetched], dict[int, str]]] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._disk = disk or ThreadPoolExecutor(1, thread_name_prefix="landing")
+        self._beside = beside or ThreadPoolExecutor(1, thread_name_prefix="tidying")
 
     @property
     def reconnects(self) -> int:
@@ -157,7 +162,10 @@ class Follower:
                 if task is not None:
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
+            with suppress(TransientError):
+                await self.tidied()
             self._disk.shutdown()
+            self._beside.shutdown()
             self.landing.close()
 
     async def _listen(self) -> None:
@@ -248,7 +256,9 @@ class Follower:
         if finalized >= links.checkpoint and (due or more):
             await self._settle_final(finalized)
         await self._land(processed=processed, confirmed=confirmed, finalized=finalized)
-        await self._on_disk(lambda: self._tidy(merge=not more))
+        if self._tidying is None or self._tidying.done():
+            await self.tidied()
+            self._tidying = asyncio.create_task(self._tidy_beside(merge=not more))
         measures.behind_slots = max(0, processed - links.checkpoint)
         return more
 
@@ -369,6 +379,16 @@ class Follower:
         measures.blocks += sum(record.state is SlotState.PRESENT for record in records)
         measures.skipped += sum(record.state is SlotState.SKIPPED for record in records)
         measures.payload_bytes += sum(len(record.payload) for record in records)
+
+    async def tidied(self) -> None:
+        """Wait for what is tidied beside the loop, and raise what ended it."""
+        tidying, self._tidying = self._tidying, None
+        if tidying is not None:
+            await tidying
+
+    async def _tidy_beside(self, *, merge: bool) -> None:
+        # Merging sixteen blocks of mainnet takes a second, which no slot waits for.
+        await asyncio.get_running_loop().run_in_executor(self._beside, lambda: self._tidy(merge=merge))
 
     def _tidy(self, *, merge: bool) -> None:
         landing = self.landing
