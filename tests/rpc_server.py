@@ -9,7 +9,9 @@ Belongs here: the server and its ways to misbehave. Does not belong here: what a
 
 from __future__ import annotations
 
+import gzip
 import json
+import ssl
 import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -20,10 +22,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it arrived."""
+    """One request as it arrived: the call, and the HTTP around it."""
 
     method: str
     params: list[Any]
+    target: str = "/"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    connection: object = None
 
     @property
     def slot(self) -> int | None:
@@ -65,6 +70,76 @@ class HalfBodyThatClaimsToBeWhole:
 
     def answer(self, handler: _Handler, body: bytes) -> None:
         handler.send(200, body[: len(body) // 2])
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The right answer, compressed with gzip."""
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        handler.send(200, gzip.compress(body), {"Content-Encoding": "gzip"})
+
+
+@dataclass(frozen=True)
+class BrokenCompression:
+    """The right answer, compressed with gzip, of which some bytes in the middle are others, or the end is missing."""
+
+    cut: bool = False
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        data = gzip.compress(body)
+        middle = len(data) // 2
+        handler.send(200, data[:middle] if self.cut else data[:middle] + b"\xff" * 8 + data[middle + 8 :], {"Content-Encoding": "gzip"})
+
+
+@dataclass(frozen=True)
+class BrokenChunk:
+    """Half the answer in a chunk, and then a chunk whose size is no number."""
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        half = body[: len(body) // 2]
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        handler.wfile.write(head + b"%x\r\n%s\r\nsize\r\n" % (len(half), half))
+        handler.close_connection = True
+
+
+@dataclass(frozen=True)
+class BrokenHead:
+    """What is not HTTP."""
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        handler.wfile.write(b"+PONG\r\n\r\n")
+        handler.close_connection = True
+
+
+@dataclass(frozen=True)
+class Endless:
+    """An answer that never ends, plain or compressed; the event is set once the client hung up."""
+
+    hung_up: threading.Event
+    compressed: bool = False
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        blank = b" " * (1 << 16)
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\n\r\n" % (b"gzip" if self.compressed else b"identity")
+        # Members of gzip may follow one another.
+        part = gzip.compress(blank) if self.compressed else blank
+        try:
+            handler.wfile.write(head)
+            while not handler.node.stopping.is_set():
+                handler.wfile.write(part)
+        except (BrokenPipeError, ConnectionResetError):
+            self.hung_up.set()
+            raise
+
+
+@dataclass(frozen=True)
+class LastWord:
+    """The right answer, and then the connection closes, although nothing announced that."""
+
+    def answer(self, handler: _Handler, body: bytes) -> None:
+        handler.send(200, body)
+        handler.close_connection = True
 
 
 @dataclass(frozen=True)
@@ -133,7 +208,24 @@ class Held:
         handler.send(200, body)
 
 
-Misbehaviour = Status | Html | HalfBody | HalfBodyThatClaimsToBeWhole | Reset | Drip | OtherId | Error | Result | Held
+Misbehaviour = (
+    Status
+    | Html
+    | HalfBody
+    | HalfBodyThatClaimsToBeWhole
+    | Compressed
+    | BrokenCompression
+    | BrokenChunk
+    | BrokenHead
+    | Endless
+    | LastWord
+    | Reset
+    | Drip
+    | OtherId
+    | Error
+    | Result
+    | Held
+)
 
 
 class RpcServer:
@@ -148,7 +240,13 @@ class RpcServer:
     """
 
     def __init__(
-        self, blocks: Mapping[int, bytes], *, first_available: int | None = None, tip: int | None = None, genesis: str = "GenesisOfTheTest"
+        self,
+        blocks: Mapping[int, bytes],
+        *,
+        first_available: int | None = None,
+        tip: int | None = None,
+        genesis: str = "GenesisOfTheTest",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.blocks = dict(blocks)
         self.first_available = min(blocks, default=0) if first_available is None else first_available
@@ -164,11 +262,14 @@ class RpcServer:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"node": self}))
         self._server.daemon_threads = False
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="rpc-server")
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> RpcServer:
         self._thread.start()
@@ -258,7 +359,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request = Request(call["method"], call["params"])
+        request = Request(call["method"], call["params"], self.path, dict(self.headers), self.connection)
         way = self.node.arrived(request)
         reply = self.node.reply(request)
         try:

@@ -7,23 +7,26 @@ here: which blocks to ask for (`blyan.solana.sources.rpc`, `blyan.solana.followe
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import aiohttp
 import msgspec
 from msgspec import Raw, Struct
+from yarl import URL
 
 from blyan.errors import BadRecordError, PermanentError, RateLimitedError, SettingError, SourceUnreachableError, TransientError
 
 MAX_BODY_BYTES = 256 << 20
 """A larger answer is refused; the largest block recorded so far is 7 MB of jsonParsed."""
+
+KEPT_ALIVE_S = 5.0
+"""A connection that is idle for longer is closed: a call on one that the server is about to close would have to be made again."""
 
 SLOTS_PER_LIST = 500_000
 """Most slots one getBlocks may span (Solana RPC documentation)."""
@@ -112,24 +115,36 @@ class RpcClient:
             jitter: a number from 0 to 1, the part of the longest pause that is taken.
 
         Raises:
-            SettingError: the URL is not one of HTTP.
+            SettingError: the URL is not one of HTTP, or the environment names a proxy that is not.
         """
         self.where = where_of(url)
-        self._url = httpx.URL(url)
+        self._headers = {"Content-Type": "application/json"}
+        self._url = URL(url)
+        if self._url.raw_user is not None or self._url.raw_password is not None:
+            # Not left to aiohttp, which knows latin-1 only.
+            self._headers["Authorization"] = aiohttp.encode_basic_auth(self._url.user or "", self._url.password or "")
+            self._url = self._url.with_user(None)
+        self._proxy = _proxy_of(self._url)
+        self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._retries = retries
         self._sleep = sleep
         self._jitter = jitter
         self._last_id = 0
-        # httpx logs whole URLs at INFO, and a URL may hold a key.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        # No timeouts of httpx: the deadline of a call is over all of it.
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._http = httpx.AsyncClient(timeout=None, limits=limits, verify=_tls())  # noqa: S113
+        self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The connections, which belong to the event loop of the first call."""
+        if self._http is None:
+            connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEPT_ALIVE_S)
+            # No timeouts of aiohttp: the deadline of a call is over all of it. The certificates are the system's, or what SSL_CERT_FILE names.
+            self._http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None), proxy=self._proxy)
+        return self._http
 
     async def blocks_between(self, first: int, last: int, commitment: str) -> list[int]:
         """The slots from `first` to `last` that have a block, in order; `getBlocks`, in as many calls as it takes."""
@@ -164,10 +179,8 @@ class RpcClient:
                     return await self._attempt(method, params)
             except TimeoutError:
                 failure = _Again(f"no whole answer within {self._timeout_s:g} s")
-            except httpx.UnsupportedProtocol as error:
-                raise SettingError(str(error), where="BLYAN_RPC_URL", remedy="set it to the http(s):// endpoint of a node") from error
-            except (httpx.TransportError, httpx.DecodingError) as error:
-                failure = _Again(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            except aiohttp.ClientError as error:
+                failure = _Again(_reason(error))
             except _Again as again:
                 failure = again
             if attempt == self._retries or (failure.pause_s or 0) > MAX_RETRY_AFTER_S:
@@ -194,11 +207,11 @@ class RpcClient:
     async def _attempt(self, method: str, params: list[Any]) -> Raw:
         self._last_id += 1
         number = self._last_id
-        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        async with self._http.stream("POST", self._url, json=request) as response:
+        request = msgspec.json.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        async with self._session().post(self._url, data=request, headers=self._headers, allow_redirects=False) as response:
             self._check_status(response)
             body = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise BadRecordError(
@@ -216,13 +229,13 @@ class RpcClient:
             raise _Again("the answer has neither result nor error")
         return reply.result
 
-    def _check_status(self, response: httpx.Response) -> None:
-        status = response.status_code
-        if status == httpx.codes.OK:
+    def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        if status == HTTPStatus.OK:
             return
-        what = f"HTTP {status} {response.reason_phrase}".rstrip()
-        if status in RETRIED_STATUSES or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            pause_s = _retry_after_s(response.headers.get("retry-after")) if status in (SLOW_DOWN, UNAVAILABLE) else None
+        what = f"HTTP {status} {response.reason or ''}".rstrip()
+        if status in RETRIED_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            pause_s = _retry_after_s(response.headers.get("Retry-After")) if status in (SLOW_DOWN, UNAVAILABLE) else None
             raise _Again(what, is_rate_limit=status == SLOW_DOWN, pause_s=pause_s)
         raise SettingError(
             f"the endpoint refuses the request: {what}", where=f"BLYAN_RPC_URL, {self.where}", remedy="check the URL and the key in it"
@@ -253,9 +266,10 @@ def where_of(url: str) -> str:
         SettingError: the URL is not one of HTTP.
     """
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise SettingError(f"not a URL: {error}", where="BLYAN_RPC_URL", remedy="set it to the http(s):// endpoint of a node") from error
+        parsed = URL(url)
+    except ValueError:
+        # What yarl says of it may hold a key.
+        raise SettingError("not a URL", where="BLYAN_RPC_URL", remedy="set it to the http(s):// endpoint of a node") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SettingError(
             f"{_without_secrets(parsed)} is not an HTTP endpoint", where="BLYAN_RPC_URL", remedy="set it to the http(s):// endpoint of a node"
@@ -263,16 +277,46 @@ def where_of(url: str) -> str:
     return _without_secrets(parsed)
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """The certificates to trust: reading them takes 0.1 s, too long for every range."""
-    return httpx.create_ssl_context()
-
-
-def _without_secrets(url: httpx.URL) -> str:
+def _without_secrets(url: URL) -> str:
     """The URL as it may be shown: providers put keys into the query, the user part or the path."""
-    port = f":{url.port}" if url.port is not None else ""
-    return f"{url.scheme}://{url.host}{port}{'/…' if url.path not in ('', '/') or url.query else ''}"
+    port = f":{url.explicit_port}" if url.explicit_port is not None else ""
+    return f"{url.scheme}://{url.host_subcomponent or ''}{port}{'/…' if url.path not in ('', '/') or url.query_string else ''}"
+
+
+def _proxy_of(url: URL) -> URL | None:
+    """The proxy that the environment names for a URL. aiohttp would ask for each call anew, and send what is in `~/.netrc`.
+
+    Raises:
+        SettingError: it is not a proxy of HTTP.
+    """
+    named = getproxies()
+    proxy = named.get(url.scheme) or named.get("all")
+    if not proxy or proxy_bypass(url.host or ""):
+        return None
+    try:
+        parsed = URL(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise SettingError(
+            "the proxy is not one of HTTP",
+            where=f"{url.scheme.upper()}_PROXY or ALL_PROXY",
+            remedy="set it to http://host:port, or NO_PROXY to the node",
+        )
+    return parsed
+
+
+def _reason(error: aiohttp.ClientError) -> str:
+    """Why a connection failed, without the URL that some messages of aiohttp have, nor what else a server sent."""
+    name = type(error).__name__
+    match error:
+        case aiohttp.ClientConnectorError():
+            return f"{name}: {error.os_error}"
+        case aiohttp.ClientOSError() | aiohttp.ClientPayloadError():
+            return f"{name}: {error}"
+        case aiohttp.ClientResponseError():
+            return f"{name}: {error.status} {error.message}"
+    return name
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -39,7 +39,7 @@ LANDED = len(SLOTS) - len(SKIPPED)
 TABLES = (RAW_BLOCKS, *DERIVED)
 
 START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["pytest", "pyarrow.parquet", "deltalake", "httpx", "tests.disturbed_run", "blyan.solana.ingest"])
+START.set_forkserver_preload(["pytest", "pyarrow.parquet", "deltalake", "aiohttp", "tests.disturbed_run", "blyan.solana.ingest"])
 
 
 @cache

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import logging
+import os
+import ssl
+import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from blyan.errors import PermanentError, RateLimitedError, SettingError, SourceUnreachableError
 from blyan.settings import load_settings
-from blyan.solana.jsonrpc import MAX_RETRY_AFTER_S
+from blyan.solana import jsonrpc
+from blyan.solana.jsonrpc import MAX_RETRY_AFTER_S, RpcClient
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import BlockSource, Format, RawRecord, SlotState, open_source
 from blyan.solana.sources.rpc import RpcSource
 from tests.rpc_server import (
+    BrokenChunk,
+    BrokenCompression,
+    BrokenHead,
+    Compressed,
     Drip,
+    Endless,
     Error,
     HalfBody,
     HalfBodyThatClaimsToBeWhole,
     Held,
     Html,
+    LastWord,
     Misbehaviour,
     OtherId,
     Reset,
@@ -176,7 +197,22 @@ def test_a_reader_that_stops_early_stops_the_requests(server: RpcServer) -> None
 
 @pytest.mark.parametrize(
     "way",
-    [Status(500), Status(502), Status(503), Status(408), HalfBody(), HalfBodyThatClaimsToBeWhole(), Reset(), Html(), OtherId(), Error(-32603)],
+    [
+        Status(500),
+        Status(502),
+        Status(503),
+        Status(408),
+        HalfBody(),
+        HalfBodyThatClaimsToBeWhole(),
+        BrokenCompression(),
+        BrokenCompression(cut=True),
+        BrokenChunk(),
+        BrokenHead(),
+        Reset(),
+        Html(),
+        OtherId(),
+        Error(-32603),
+    ],
     ids=lambda way: type(way).__name__ + str(getattr(way, "code", "")),
 )
 def test_a_broken_answer_is_asked_for_again_and_nothing_is_lost(server: RpcServer, way: Misbehaviour) -> None:
@@ -188,6 +224,52 @@ def test_a_broken_answer_is_asked_for_again_and_nothing_is_lost(server: RpcServe
     assert [(record.slot, record.state) for record in records] == [(slot, SKIPPED if slot in SKIPS else PRESENT) for slot in range(100, 110)]
     assert len(waits.seconds) == 4
     assert [request.slot for request in server.calls("getBlock")].count(102) == 3
+
+
+def test_a_compressed_answer_is_read(server: RpcServer) -> None:
+    server.misbehave("getBlock", Compressed(), slot=101)
+    (record,) = read(a_source(server), 101, 101)
+    assert record.payload == server.blocks[101]
+    assert "gzip" in server.requests[-1].headers["Accept-Encoding"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_answer_over_the_bound_is_refused_while_it_comes(server: RpcServer, monkeypatch: pytest.MonkeyPatch, compressed: bool) -> None:
+    monkeypatch.setattr(jsonrpc, "MAX_BODY_BYTES", 1 << 20)
+    hung_up = threading.Event()
+    server.misbehave("getBlock", Endless(hung_up, compressed), slot=101)
+    records = read(a_source(server), 100, 102)
+    assert [(record.slot, record.state) for record in records] == [(100, PRESENT), (101, REJECTED), (101, UNKNOWN), (102, PRESENT)]
+    assert records[1].proof == "too_large"
+    assert hung_up.wait(10)
+
+
+def test_connections_are_kept_and_no_more_than_the_calls_in_flight(server: RpcServer) -> None:
+    read(a_source(server, concurrency=1), 100, 118)
+    assert len(server.requests) > 16
+    assert len({id(request.connection) for request in server.requests}) == 1
+    server.requests.clear()
+    read(a_source(server, concurrency=3), 100, 118)
+    assert len({id(request.connection) for request in server.requests}) <= 3
+
+
+def test_calls_that_start_at_once_share_the_connections(server: RpcServer) -> None:
+    async def ask() -> list[str]:
+        client = RpcClient(server.url, concurrency=2)
+        try:
+            return await asyncio.gather(*(client.ask("getGenesisHash", [], str) for _ in range(12)))
+        finally:
+            await client.close()
+
+    assert asyncio.run(ask()) == ["GenesisOfTheTest"] * 12
+    assert len({id(request.connection) for request in server.requests}) == 2
+
+
+def test_a_connection_that_the_server_closed_after_an_answer_is_made_anew(server: RpcServer) -> None:
+    server.misbehave("getBlock", LastWord(), always=True)
+    records = read(a_source(server, concurrency=1), 100, 109)
+    assert [record.state for record in records] == [SKIPPED if slot in SKIPS else PRESENT for slot in range(100, 110)]
+    assert len({id(request.connection) for request in server.calls("getBlock")}) == len(server.calls("getBlock"))
 
 
 @pytest.mark.parametrize("from_status_line", [False, True])
@@ -260,25 +342,91 @@ def test_no_server_at_all_is_a_transient_error(server: RpcServer) -> None:
     with RpcServer({}) as other:
         gone = other.url
     assert gone != url
-    with pytest.raises(SourceUnreachableError, match="ConnectError"):
+    with pytest.raises(SourceUnreachableError, match=r"ClientConnectorError: .*Connect call failed"):
         RpcSource(gone, retries=1, sleep=Waits()).check()
 
 
-def test_keys_in_the_url_appear_in_no_message(server: RpcServer) -> None:
-    server.misbehave("getGenesisHash", Status(500), always=True)
+def test_keys_in_the_url_appear_in_no_message(server: RpcServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     port = server.url.rpartition(":")[2]
-    source = RpcSource(f"http://user:hunter2@127.0.0.1:{port}/v2/path-key?api-key=query-key", retries=0, sleep=Waits())
-    with pytest.raises(SourceUnreachableError) as caught:
-        source.genesis_hash()
-    for secret in ("hunter2", "path-key", "query-key"):
-        assert secret not in str(caught.value)
-        assert secret not in source.where
-    assert f"http://127.0.0.1:{port}" in str(caught.value)
+    source = RpcSource(f"http://user:hunter2%C5%82@127.0.0.1:{port}/v2/path-key?api-key=query-key", retries=0, sleep=Waits())
+    for way in (Status(500), Reset(), HalfBody(), BrokenHead()):
+        server.misbehave("getGenesisHash", way)
+        with pytest.raises(SourceUnreachableError) as caught:
+            source.genesis_hash()
+        told = "".join(traceback.format_exception(caught.value)) + source.where + caplog.text
+        assert [secret for secret in ("hunter2", "path-key", "query-key") if secret in told] == []
+        assert f"http://127.0.0.1:{port}" in str(caught.value)
+    # They all went to the node.
+    assert server.requests[-1].target == "/v2/path-key?api-key=query-key"
+    assert base64.b64decode(server.requests[-1].headers["Authorization"].removeprefix("Basic ")).decode() == "user:hunter2ł"
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@host:80:90/", "http://user:hunter2@host℀.com", "ftp://user:hunter2@host/hunter2?hunter2"])
+def test_keys_in_what_is_no_url_appear_in_no_message(url: str) -> None:
+    with pytest.raises(SettingError, match="BLYAN_RPC_URL") as caught:
+        RpcSource(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment, with no proxy in it."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
+def test_the_proxy_of_the_environment_is_used(server: RpcServer, no_proxy: pytest.MonkeyPatch, name: str) -> None:
+    no_proxy.setenv(name, server.url.replace("//", "//user:word@"))
+    assert RpcSource("http://node.example/key").genesis_hash() == "GenesisOfTheTest"
+    assert server.requests[0].target == "http://node.example/key"
+    assert server.requests[0].headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"user:word").decode()
+
+
+def test_the_proxy_of_the_environment_is_not_used_for_what_it_excepts(server: RpcServer, no_proxy: pytest.MonkeyPatch) -> None:
+    no_proxy.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(SourceUnreachableError):
+        a_source(server, retries=0).genesis_hash()
+    no_proxy.setenv("no_proxy", "127.0.0.1")
+    assert a_source(server, retries=0).genesis_hash() == "GenesisOfTheTest"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://127.0.0.1:many"])
+def test_a_proxy_that_is_not_of_http_is_a_wrong_setting(server: RpcServer, no_proxy: pytest.MonkeyPatch, proxy: str) -> None:
+    no_proxy.setenv("all_proxy", proxy)
+    with pytest.raises(SettingError, match="ALL_PROXY"):
+        a_source(server).genesis_hash()
+
+
+def test_a_certificate_is_checked(tmp_path: Path) -> None:
+    key, path = ec.generate_private_key(ec.SECP256R1()), tmp_path / "node.pem"
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")]), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(1), now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(path)
+    with RpcServer({}, tls=tls) as server:
+        with pytest.raises(SourceUnreachableError, match="certificate verify failed"):
+            a_source(server, retries=0).genesis_hash()
+        assert server.requests == []
+        # Which certificates to trust is read as a process starts.
+        code = "import sys; from blyan.solana.sources.rpc import RpcSource; print(RpcSource(sys.argv[1], retries=0).genesis_hash())"
+        trusting = os.environ | {"SSL_CERT_FILE": str(path)}
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code, server.url], env=trusting, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("GenesisOfTheTest\n", "")
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404])
 def test_a_refusal_is_permanent_and_names_the_setting(server: RpcServer, status: int) -> None:
-    server.misbehave("getGenesisHash", Status(status))
+    server.misbehave("getGenesisHash", Status(status, {"Location": server.url}))
     with pytest.raises(SettingError, match=rf"HTTP {status}.*BLYAN_RPC_URL"):
         a_source(server).genesis_hash()
     assert len(server.requests) == 1

@@ -37,4 +37,4 @@ def test_a_worker_process_needs_no_more_than_it_uses() -> None:
     """Each worker that normalises pays for its imports, in time and in memory."""
     code = "import json, sys, blyan.solana.ingest; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert not {"deltalake", "duckdb", "httpx", "pandas", "polars", "rich", "solana", "typer"} & set(json.loads(done.stdout))
+    assert not {"aiohttp", "deltalake", "duckdb", "httpx", "pandas", "polars", "rich", "solana", "typer"} & set(json.loads(done.stdout))
