@@ -56,7 +56,7 @@ check: install
 dev: install
 	$(BIN)/blyan up
 
-## bench: every benchmark, one JSON line a figure
+## bench: every benchmark, one JSON line a figure (forty minutes)
 bench: install
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
