@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from blyan.schemas import TABLES, VIEWS, Column
+from blyan.schemas import CORPUS, TABLES, VIEWS, Column
 from blyan.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
@@ -31,7 +31,7 @@ def data_dictionary() -> str:
         "table has the partition column `slot_range`, the zero-padded first slot of its range.",
         "",
     ]
-    for table in [*TABLES.values(), *VIEWS.values()]:
+    for table in [*TABLES.values(), *CORPUS, *VIEWS.values()]:
         lines += [f"## {table.name}", "", table.prose, "", f"Key, and order of rows: {', '.join(f'`{name}`' for name in table.key)}.", ""]
         lines += ["| column | type | null | BigQuery | meaning |", "|---|---|---|---|---|"]
         lines += [_row(column) for column in table.columns]

@@ -348,11 +348,75 @@ SLOT_STATUS = Table(
     ("slot",),
 )
 
+DOCUMENTS = Table(
+    "corpus/documents",
+    "One row per transaction as text, with labels. Votes are a sample; `corpus/summaries` counts those that are not here.",
+    (
+        _SLOT,
+        _TIME,
+        _HASH,
+        _TX_SIGNATURE,
+        _TX_INDEX,
+        _column(
+            "text", TEXT, "What happened, in words. Accounts without a name are `@0`, `@1`… in the order of their first mention.", nullable=False
+        ),
+        _column("accounts", TEXT_LIST, "The account of each alias of the text, that of `@0` first.", nullable=False),
+        _column(
+            "structural_key",
+            TEXT,
+            "Digest of the text with amounts and other values masked, 32 hex digits: documents that share it differ in nothing else.",
+            nullable=False,
+        ),
+        _column(
+            "kind",
+            TEXT,
+            "What the transaction is, such as `swap` or `token_transfer`. A failed one is of the kind that it tried to be.",
+            nullable=False,
+        ),
+        _STATUS,
+        _column("error_class", TEXT, "Why it failed: the program's name for its code where one is known. Null on success."),
+        _column(
+            "value_bucket",
+            TEXT,
+            "Decade of the largest single movement, in dollars where a dollar token moved, else in SOL. Null where neither moved.",
+        ),
+        _column("programs", TEXT_LIST, "Accounts of the programs it called, in the order of their first call.", nullable=False),
+        _column("is_vote", pa.bool_(), "As `transactions.is_vote`."),
+        _column(
+            "is_sandwich",
+            pa.bool_(),
+            "Part of a sandwich's shape: one payer trades a pair and trades it back around others in one slot.",
+            nullable=False,
+        ),
+        _column("rules", _list_of(label=TEXT, rule=TEXT), "The rule that set each label.", nullable=False),
+        _column("flags", TEXT_LIST, "What is odd about its memos, such as `instruction_like`: text that anyone may write is data.", nullable=False),
+    ),
+    ("block_slot", "tx_index"),
+)
+
+SUMMARIES = Table(
+    "corpus/summaries",
+    "What a range of slots amounts to, as text: one row for the range, one for each of its busiest programs and accounts.",
+    (
+        _column("first_slot", COUNT, "First slot of the range.", nullable=False),
+        _column("last_slot", COUNT, "Last slot of the range.", nullable=False),
+        _column("scope", TEXT, "`range`, `program` or `account`.", nullable=False),
+        _column("subject", TEXT, "The program or the account. Empty for the range.", nullable=False),
+        _column("text", TEXT, "The summary. Every figure in it is counted from the tables.", nullable=False),
+        _column("transactions", COUNT, "Transactions it sums up, votes included.", nullable=False),
+        _column("votes_left_out", COUNT, "Of them, votes that `corpus/documents` has no row of. Null but for the range."),
+    ),
+    ("first_slot", "scope", "subject"),
+)
+
 NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES, BLOCK_REWARDS)
 """The six tables that one pass over the raw blocks makes."""
 
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
+
+CORPUS = (DOCUMENTS, SUMMARIES)
+"""The tables of text that are made from the normalised ones."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}
 """What `blyan sql` shows besides the tables, by name."""

@@ -7,9 +7,10 @@ import re
 import pyarrow as pa
 import pytest
 
-from blyan.schemas import LAMPORTS, NORMALISED, RANGE_COLUMN, TABLES, Table
+from blyan.schemas import CORPUS, LAMPORTS, NORMALISED, RANGE_COLUMN, TABLES, Table
 
-EVERY = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+ALL = (*TABLES.values(), *CORPUS)
+EVERY = pytest.mark.parametrize("table", ALL, ids=lambda table: table.name)
 
 
 @EVERY
@@ -53,7 +54,7 @@ def test_the_delta_schema_is_the_rows_and_then_the_partition(table: Table) -> No
 
 def test_the_same_name_means_the_same_type_everywhere() -> None:
     kinds: dict[str, set[str]] = {}
-    for table in TABLES.values():
+    for table in ALL:
         for column in table.columns:
             kinds.setdefault(column.name, set()).add(str(column.type))
     different = {name: found for name, found in kinds.items() if len(found) > 1}
@@ -71,5 +72,5 @@ def test_amounts_are_exact() -> None:
     assert pa.types.is_decimal(LAMPORTS)
     assert (LAMPORTS.precision, LAMPORTS.scale) == (20, 0)
     assert 10**LAMPORTS.precision > 2**64
-    for table in TABLES.values():
+    for table in ALL:
         assert not any(pa.types.is_floating(kind) for column in table.columns for kind in _inner(column.type)), table.name

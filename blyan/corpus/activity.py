@@ -1,0 +1,374 @@
+"""Rows of some slots, aligned by transaction: what labels and text are both made from.
+
+Belongs here: which row belongs to which transaction, names of instructions, what the fee payer gained and lost, what failed.
+Does not belong here: rules (`blyan.corpus.labels`) or words (`blyan.corpus.render`).
+
+Everything is flat arrays over whole tables, as in `blyan.solana.normalise`: accounts are codes into one pool of strings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan import schemas
+from blyan.corpus.registry import Registry
+from blyan.errors import PermanentError
+from blyan.solana import base58
+from blyan.solana.columns import Ints, mask_of, positions, repeat_index, take
+
+READ = {
+    schemas.TRANSACTIONS: (
+        "block_slot",
+        "block_timestamp",
+        "block_hash",
+        "signature",
+        "index",
+        "fee",
+        "status",
+        "err",
+        "compute_units_consumed",
+        "accounts",
+        "log_messages",
+        "is_vote",
+    ),
+    schemas.INSTRUCTIONS: (
+        "block_slot", "index", "parent_index", "accounts", "data", "parsed", "program", "program_id", "instruction_type", "params", "tx_index", "ordinal",
+    ),
+    schemas.TOKEN_TRANSFERS: (
+        "block_slot", "source", "destination", "authority", "value", "decimals", "mint", "mint_authority", "fee", "transfer_type", "tx_index", "ordinal",
+    ),
+    schemas.BALANCE_CHANGES: ("block_slot", "account", "change", "mint", "owner", "decimals", "tx_index"),
+}  # fmt: skip
+"""The columns that documents are made from, by table; a reader need fetch no others."""
+
+_INDEX_BITS = 24
+"""Transactions of a block are fewer than two to this power."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why a transaction failed.
+
+    Attributes:
+        instruction: index of the outer instruction that failed, or None.
+        program: account of the program that gave the error, the innermost one where the logs tell; or None.
+        name: the program's name for its custom code, or None where nothing tells.
+        reason: the runtime's words without the instruction, such as `custom program error: 0x1771`.
+    """
+
+    instruction: int | None
+    program: str | None
+    name: str | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Net:
+    """What fee payers gained and lost, fees not counted: a row per transaction and asset with a change other than zero.
+
+    Attributes:
+        mint: code of the mint, or -1 for SOL.
+        change: decimal(38,0), in base units.
+        decimals: of the mint, 9 for SOL.
+    """
+
+    transaction_of: Ints
+    mint: Ints
+    change: pa.Decimal128Array
+    decimals: Ints
+
+
+@dataclass(slots=True)
+class Activity:
+    """Rows of some slots, aligned.
+
+    Attributes:
+        transactions, instructions, transfers: the tables, one chunk each, in key order.
+        instruction_tx, transfer_tx: the transaction of each row.
+        transfer_row: the instruction of each transfer.
+        pool: every account that is mentioned, once.
+        payer: code of each transaction's fee payer, or -1.
+        program: code of each instruction's program, or -1.
+        transfer_accounts: codes of the accounts of each transfer by column, -1 where null.
+        names, name_of: names of instructions, and the name of each instruction: the decoded type, or what the program's logs or the
+            registry call it; the first name is empty.
+        failures: why transactions failed, by transaction.
+    """
+
+    transactions: pa.Table
+    instructions: pa.Table
+    transfers: pa.Table
+    instruction_tx: Ints
+    transfer_tx: Ints
+    transfer_row: Ints
+    pool: pa.StringArray
+    payer: Ints
+    program: Ints
+    transfer_accounts: dict[str, Ints]
+    names: list[str]
+    name_of: Ints
+    net: Net
+    failures: dict[int, Failure]
+
+    def __len__(self) -> int:
+        return len(self.payer)
+
+
+def align(tables: Mapping[str, pa.Table], registry: Registry) -> Activity:
+    """Align the rows of some slots.
+
+    Args:
+        tables: `solana/transactions` and, of the same transactions or more, `solana/instructions`, `solana/token_transfers` and
+            `solana/balance_changes`, with the columns of `READ` at least, in key order.
+        registry: names of programs, their errors and instructions.
+
+    Raises:
+        PermanentError: transactions are not in key order, or a transfer names an instruction that is not there.
+    """
+    transactions = _one_chunk(tables, schemas.TRANSACTIONS)
+    keys = _keys(transactions, "index")
+    if (keys[1:] <= keys[:-1]).any():
+        raise PermanentError("transactions are not in key order", where=schemas.TRANSACTIONS.name, remedy="sort them by block_slot and index")
+    instructions, instruction_tx = _of(tables, schemas.INSTRUCTIONS, keys)
+    transfers, transfer_tx = _of(tables, schemas.TOKEN_TRANSFERS, keys)
+    changes, change_tx = _of(tables, schemas.BALANCE_CHANGES, keys)
+    transfer_row = _rows_of(instruction_tx, integers(instructions["ordinal"]), transfer_tx, integers(transfers["ordinal"]))
+    roles = ("source", "destination", "authority", "mint", "mint_authority")
+    columns = [instructions["program_id"], _payers(transactions), *(transfers[name] for name in roles)]
+    columns += [changes[name] for name in ("account", "owner", "mint")]
+    pool, (program, payer, *rest) = _pooled(columns)
+    account, owner, mint = rest[-3:]
+    names, name_of = _names(transactions, instructions, instruction_tx, registry)
+    return Activity(
+        transactions=transactions,
+        instructions=instructions,
+        transfers=transfers,
+        instruction_tx=instruction_tx,
+        transfer_tx=transfer_tx,
+        transfer_row=transfer_row,
+        pool=pool,
+        payer=payer,
+        program=program,
+        transfer_accounts=dict(zip(roles, rest, strict=False)),
+        names=names,
+        name_of=name_of,
+        net=_net(transactions, changes, change_tx, payer, account, owner, mint),
+        failures=_failures(transactions, instructions, instruction_tx, registry),
+    )
+
+
+def _one_chunk(tables: Mapping[str, pa.Table], table: schemas.Table) -> pa.Table:
+    return tables[table.name].select(list(READ[table])).combine_chunks()
+
+
+def _keys(table: pa.Table, index: str) -> Ints:
+    return (integers(table["block_slot"]) << _INDEX_BITS) | integers(table[index])
+
+
+def _of(tables: Mapping[str, pa.Table], table: schemas.Table, keys: Ints) -> tuple[pa.Table, Ints]:
+    """The rows of a table that are of these transactions, and the transaction of each."""
+    rows = _one_chunk(tables, table)
+    theirs = _keys(rows, "tx_index")
+    at = np.searchsorted(keys, theirs)
+    known = keys[np.minimum(at, len(keys) - 1)] == theirs if len(keys) else np.zeros(len(theirs), np.bool_)
+    return (rows, at) if known.all() else (rows.filter(pa.array(known)).combine_chunks(), at[known])
+
+
+def _rows_of(transaction_of: Ints, ordinal: Ints, wanted_tx: Ints, wanted_ordinal: Ints) -> Ints:
+    """The instruction with this transaction and ordinal, for each wanted."""
+    keys, wanted = (transaction_of << 32) | ordinal, (wanted_tx << 32) | wanted_ordinal
+    at = np.searchsorted(keys, wanted)
+    if len(wanted) and (not len(keys) or (keys[np.minimum(at, len(keys) - 1)] != wanted).any()):
+        raise PermanentError(
+            "a transfer names an instruction that is not there", where=schemas.TOKEN_TRANSFERS.name, remedy="normalise the range again"
+        )
+    return at
+
+
+def integers(column: pa.ChunkedArray | pa.Array, absent: int = -1) -> Ints:
+    """An `int64` column as an array; `absent` where it is null."""
+    array = pc.fill_null(column, absent) if column.null_count else column
+    return np.asarray(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
+
+
+def plain(column: pa.ChunkedArray | pa.Array) -> pa.StringArray:
+    """A text column, coded or not, as one plain array."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def coded_text(column: pa.ChunkedArray | pa.Array) -> tuple[pa.StringArray, Ints]:
+    """The distinct strings of a text column, and the number of each row's, -1 where null."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return plain(column.dictionary), integers(column.indices.cast(pa.int64()))
+
+
+def flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """The values of a list column, one after the other, and how many each row has; a null has none."""
+    array = column.combine_chunks()
+    offsets = np.asarray(array.offsets).astype(np.int64)
+    if array.null_count and np.diff(offsets)[mask_of(array.is_null())].any():
+        # Arrow lets a null have values behind it, though nothing here writes any.
+        array = pc.fill_null(array, pa.scalar([], array.type))
+        offsets = np.asarray(array.offsets).astype(np.int64)
+    return array.values.slice(offsets[0], offsets[-1] - offsets[0]), np.diff(offsets)
+
+
+def _pooled(columns: Sequence[pa.ChunkedArray | pa.Array]) -> tuple[pa.StringArray, list[Ints]]:
+    """One pool of distinct strings for several columns, and each column as codes into it, -1 where null."""
+    coded = [coded_text(column) for column in columns]
+    every = pa.concat_arrays([values for values, _ in coded]).dictionary_encode()
+    number = integers(every.indices.cast(pa.int64()))
+    out, at = [], 0
+    for values, codes in coded:
+        own = np.append(number[at : at + len(values)], -1)
+        out.append(own[codes])
+        at += len(values)
+    return every.dictionary, out
+
+
+def _payers(transactions: pa.Table) -> pa.StringArray:
+    accounts, counts = flat(transactions["accounts"])
+    at = np.cumsum(counts) - counts
+    found = np.where(counts > 0, at, -1)
+    return pc.take(accounts.field("pubkey"), pa.array(found, pa.int64(), mask=found < 0))
+
+
+def _net(transactions: pa.Table, changes: pa.Table, change_tx: Ints, payer: Ints, account: Ints, owner: Ints, mint: Ints) -> Net:
+    payer_of = payer[change_tx]
+    own = (payer_of >= 0) & np.where(mint < 0, account == payer_of, owner == payer_of)
+    rows = np.flatnonzero(own)
+    # The fee left the payer's balance besides: it is told apart, so it is put back.
+    status = transactions["status"].combine_chunks()
+    paid = np.flatnonzero((payer >= 0) & ~mask_of(status.is_null()) & ~mask_of(transactions["fee"].combine_chunks().is_null()))
+    decimals = np.where(mint < 0, 9, integers(changes["decimals"]))
+    fees = take(transactions["fee"].combine_chunks(), paid)
+    every = pa.table(
+        {
+            "tx": np.concatenate([change_tx[rows], paid]),
+            "mint": np.concatenate([mint[rows], np.full(len(paid), -1)]),
+            "decimals": np.concatenate([decimals[rows], np.full(len(paid), 9)]),
+            "change": pa.concat_arrays([take(changes["change"].combine_chunks(), rows), fees]).cast(pa.decimal128(38, 0)),
+            "at": np.arange(len(rows) + len(paid)),
+        }
+    )
+    sums = every.group_by(["tx", "mint"]).aggregate([("change", "sum"), ("decimals", "max"), ("at", "min")])
+    sums = sums.filter(pc.not_equal(sums["change_sum"], pa.scalar(0, pa.decimal128(38, 0))))
+    sums = sums.sort_by([("tx", "ascending"), ("at_min", "ascending")]).combine_chunks()
+    return Net(integers(sums["tx"]), integers(sums["mint"]), sums["change_sum"].combine_chunks(), integers(sums["decimals_max"]))
+
+
+_INVOKE = r"^Program [1-9A-HJ-NP-Za-km-z]{32,44} invoke \[\d\]$"
+_NAMED = "Program log: Instruction: "
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+
+
+def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> tuple[list[str], Ints]:
+    """Names of instructions, and the name of each."""
+    types, type_of = coded_text(instructions["instruction_type"])
+    names = {"": 0}
+    name_of = np.zeros(len(instruction_tx), np.int64)
+    decoded = type_of >= 0
+    numbers = np.array([names.setdefault(name, len(names)) for name in types.to_pylist()], np.int64)
+    name_of[decoded] = numbers[type_of[decoded]]
+    rows, logged = _logged_names(transactions, instructions, instruction_tx)
+    texts, text_of = coded_text(logged)
+    # What a program logs is its own choice: a name that is none is not believed.
+    numbers = np.array([names.setdefault(text, len(names)) if _NAME.fullmatch(text) else 0 for text in texts.to_pylist()], np.int64)
+    fresh = ~decoded[rows]
+    name_of[rows[fresh]] = numbers[text_of[fresh]]
+    ids, id_of = coded_text(instructions["program_id"])
+    for number, account in enumerate(ids.to_pylist()):
+        program = registry.programs.get(account)
+        if program is not None and program.instructions:
+            at = np.flatnonzero((id_of == number) & (name_of == 0))
+            data, data_of = coded_text(take(instructions["data"].combine_chunks(), at))
+            tags = [_tag_name(text, program.instructions) for text in data.to_pylist()]
+            name_of[at] = np.array([*(names.setdefault(tag, len(names)) for tag in tags), 0], np.int64)[data_of]
+    return list(names), name_of
+
+
+def _tag_name(data: str, names: Mapping[str, str]) -> str:
+    content = base58.decode(data).hex()
+    return next((name for tag, name in names.items() if content.startswith(tag)), "")
+
+
+def _logged_names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints) -> tuple[Ints, pa.StringArray]:
+    """Instructions that the line after their invocation names, and that name.
+
+    The runtime logs an invocation for each instruction in execution order. Some built-in programs log none; from the first line
+    on that does not fit its instruction, nothing of that transaction is believed.
+    """
+    lines, counts = flat(transactions["log_messages"])
+    line_tx = repeat_index(counts)
+    ends = np.flatnonzero(mask_of(pc.ends_with(lines, "]")))
+    invokes = ends[mask_of(pc.match_substring_regex(take(lines, ends), _INVOKE))]
+    invoke_tx = line_tx[invokes]
+    ordinal = positions(np.bincount(invoke_tx, minlength=len(transactions)))
+    sizes = np.bincount(instruction_tx, minlength=len(transactions))
+    inside = ordinal < sizes[invoke_tx]
+    invokes, invoke_tx, ordinal = invokes[inside], invoke_tx[inside], ordinal[inside]
+    rows = (np.cumsum(sizes) - sizes)[invoke_tx] + ordinal
+    expected = pc.binary_join_element_wise("Program ", take(plain(instructions["program_id"]), rows), " invoke ", "")
+    fits = mask_of(pc.fill_null(pc.equal(pc.utf8_slice_codeunits(take(lines, invokes), 0, -3), expected), False))
+    first_misfit = np.full(len(transactions), np.iinfo(np.int64).max)
+    np.minimum.at(first_misfit, invoke_tx[~fits], ordinal[~fits])
+    believed = ordinal < first_misfit[invoke_tx]
+    after = np.minimum(invokes + 1, max(len(lines) - 1, 0))
+    following = take(lines, after)
+    named = believed & (line_tx[after] == invoke_tx) & mask_of(pc.starts_with(following, _NAMED))
+    return rows[named], pc.utf8_slice_codeunits(following.filter(pa.array(named)), len(_NAMED))
+
+
+_FAILED = re.compile(r"Program ([1-9A-HJ-NP-Za-km-z]{32,44}) failed: ")
+_ANCHOR = re.compile(r"Program log: AnchorError .*?Error Code: (\w{1,64})\. Error Number: (\d{1,10})\.", re.DOTALL)
+_OF_INSTRUCTION = re.compile(r"Error processing Instruction (\d+): (.*)", re.DOTALL)
+_CUSTOM = re.compile(r"custom program error: 0x([0-9a-f]{1,16})")
+
+
+def _failures(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> dict[int, Failure]:
+    errors, error_of = coded_text(transactions["err"])
+    failed = error_of >= 0
+    lines, counts = flat(transactions["log_messages"])
+    told = np.flatnonzero(np.repeat(failed, counts))
+    texts, text_tx = take(lines, told), repeat_index(counts)[told]
+    programs: dict[int, str] = {}
+    anchors: dict[int, list[tuple[str, int]]] = {}
+    for marker, pattern in ((" failed: ", _FAILED), ("Program log: AnchorError", _ANCHOR)):
+        at = np.flatnonzero(mask_of(pc.match_substring(texts, marker)))
+        for transaction, line in zip(text_tx[at].tolist(), take(texts, at).to_pylist(), strict=True):
+            found = pattern.match(line)
+            if found and pattern is _FAILED:
+                programs.setdefault(transaction, found[1])
+            elif found:
+                anchors.setdefault(transaction, []).append((found[1], int(found[2])))
+    outer = np.flatnonzero(integers(instructions["parent_index"]) < 0)
+    outer_keys = (instruction_tx[outer] << 32) | integers(instructions["index"])[outer]
+    ids = plain(instructions["program_id"])
+    known = errors.to_pylist()
+    failures = {}
+    for transaction in np.flatnonzero(failed).tolist():
+        text = known[error_of[transaction]]
+        found = _OF_INSTRUCTION.fullmatch(text)
+        index, reason = (int(found[1]), found[2]) if found else (None, text)
+        program = programs.get(transaction)
+        if program is None and index is not None:
+            row = int(np.searchsorted(outer_keys, (transaction << 32) | index))
+            program = ids[int(outer[row])].as_py() if row < len(outer) and outer_keys[row] == (transaction << 32) | index else None
+        custom = _CUSTOM.fullmatch(reason)
+        name = None
+        if custom:
+            code = int(custom[1], 16)
+            name = next((word for word, number in anchors.get(transaction, []) if number == code), None) or registry.error(program, code)
+        failures[transaction] = Failure(index, program, name, reason)
+    return failures

@@ -1,0 +1,89 @@
+"""Documents: which transactions are rendered, and their rows.
+
+Belongs here: the sample of votes, and `corpus/documents` put together. Does not belong here: text (`blyan.corpus.render`),
+labels (`blyan.corpus.labels`), sums over many transactions (`blyan.corpus.summaries`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan import schemas
+from blyan.corpus.activity import align, coded_text
+from blyan.corpus.labels import label
+from blyan.corpus.registry import Registry
+from blyan.corpus.render import RENDERER, render
+from blyan.errors import PermanentError
+from blyan.solana.columns import Mask, mask_of
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents of some slots: `rows` of `schemas.DOCUMENTS`, and what they were taken from."""
+
+    rows: pa.Table
+    transactions: int
+    votes: int
+    votes_kept: int
+
+
+def documents_of(tables: Mapping[str, pa.Table], registry: Registry, *, vote_share: float) -> Documents:
+    """Documents of the transactions of some slots; whole slots, or a sandwich goes unseen.
+
+    Args:
+        tables: see `blyan.corpus.activity.align`. A few thousand to a hundred thousand transactions at once: the joined text of a
+            call must be below 2 GiB.
+        registry: names of programs and mints.
+        vote_share: share of the votes that get a document, from 0 to 1. Which do depends on their signatures alone.
+
+    Raises:
+        PermanentError: the share is none, or the rows do not fit together.
+    """
+    if not 0 <= vote_share <= 1:
+        raise PermanentError(f"{vote_share} is not a share", where="the share of votes", remedy="set it from 0 to 1")
+    transactions = tables[schemas.TRANSACTIONS.name]
+    votes = mask_of(pc.fill_null(transactions["is_vote"], False).combine_chunks())
+    kept = votes.copy()
+    kept[votes] = _sampled(transactions["signature"].filter(pa.array(votes)).to_pylist(), vote_share)
+    chosen = {**tables, schemas.TRANSACTIONS.name: transactions.filter(pa.array(~votes | kept))}
+    activity = align(chosen, registry)
+    labels = label(activity, registry)
+    rendered = render(activity, labels, registry)
+    rows = activity.transactions
+    columns = labels.columns | {
+        **{name: rows[name] for name in ("block_slot", "block_timestamp", "block_hash", "status", "is_vote")},
+        "tx_signature": rows["signature"],
+        "tx_index": rows["index"],
+        "text": rendered.text,
+        "accounts": rendered.accounts,
+        "structural_key": rendered.structural_key,
+        "flags": rendered.flags,
+    }
+    names = schemas.DOCUMENTS.column_names
+    return Documents(pa.table([columns[name] for name in names], names), len(transactions), int(votes.sum()), int(kept.sum()))
+
+
+def _sampled(signatures: list[str], share: float) -> Mask:
+    below = int(share * 2**64)
+    return np.array([int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < below for text in signatures], np.bool_)
+
+
+def version(registry: Registry, *, vote_share: float) -> str:
+    """What documents depend on besides their rows. Documents of two versions do not belong in one table."""
+    return f"renderer {RENDERER}, registry {registry.digest[:16]}, votes {vote_share:g}"
+
+
+def template_ranks(structural_keys: pa.ChunkedArray | pa.Array) -> pa.Int64Array:
+    """For each document, how many before it have its structural key: those below n are at most n of each template."""
+    _, code_of = coded_text(structural_keys)
+    by = np.argsort(code_of, kind="stable")
+    fresh = np.flatnonzero(np.append(True, np.diff(code_of[by]) != 0)[: len(by)])
+    ranks = np.empty(len(by), np.int64)
+    ranks[by] = np.arange(len(by)) - np.repeat(fresh, np.diff(np.append(fresh, len(by))))
+    return pa.array(ranks)

@@ -1,0 +1,497 @@
+"""Transactions as text.
+
+Belongs here: the words, and the order in which facts are told. Does not belong here: which rows belong together
+(`blyan.corpus.activity`), what a transaction is (`blyan.corpus.labels`), which are rendered (`blyan.corpus.documents`).
+
+A text has a line for the outcome, one for what the fee payer gained and lost, and one for each instruction, those that
+another invoked behind `>`:
+
+    Swap at Raydium AMM v4 succeeded; @0 paid 0.000005 SOL in fees, 84123 compute units.
+    @0 gave 1.5 SOL and received 203.117642 USDC.
+    Raydium AMM v4 swapBaseIn with 18 accounts
+    > @1 sent 1.5 wSOL to @2 by @0
+    > @3 sent 203.117642 USDC to @4 by Raydium authority
+
+Accounts are `@0`, `@1`… in the order of their first mention, and by name where the registry has one. Amounts are exact, in whole
+units of the mint; in base units where nothing tells the decimals. What says nothing about a transaction is left out: sysvars,
+the programs an instruction passes on, and instructions of the compute budget, whose effect is the fee.
+
+The text is a gather. Every word, name, alias and amount is a string of one pool; a document is a run of numbers into it, made by
+numpy for all rows of a kind at once. The same run with amounts replaced is the masked text, whose digest is the structural key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan.corpus.activity import Activity, Failure, coded_text, flat, integers, plain
+from blyan.corpus.labels import KIND_RULES, Labels
+from blyan.corpus.registry import Registry
+from blyan.corpus.untrusted import flags_of, quote
+from blyan.solana import base58
+from blyan.solana.columns import Ints, Mask, coded, flags, interleave, lists, mask_of, offsets_of, ragged, repeat_index, strings, take
+
+RENDERER = "1"
+"""Raise it when the same rows would give other text or labels."""
+
+_VALUE = 1 << 40
+"""Pieces: below zero an account (`~code`), from here on a value of `_Pieces.values`, between them a word."""
+
+_KIND_WORDS = {
+    "vote": "Vote", "swap": "Swap", "liquidity": "Liquidity change", "exchange": "Exchange call", "nft": "NFT operation", "lending": "Lending operation",
+    "stake": "Stake operation", "oracle": "Oracle update", "program": "Program call", "mint": "Token mint", "burn": "Token burn",
+    "token_transfer": "Token transfer", "transfer": "SOL transfer", "token_account": "Token account operation", "deploy": "Program deployment",
+    "account": "Account operation", "other": "Transaction",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Rendered:
+    """Texts of transactions, in their order.
+
+    Attributes:
+        text: `schemas.DOCUMENTS.text`.
+        accounts: the account of each alias.
+        masked: the text with amounts and other values replaced by `#`.
+        structural_key: 32 hex digits of the SHA-256 of the masked text.
+        flags: what is odd about text that anyone may write, by transaction.
+    """
+
+    text: pa.StringArray
+    accounts: pa.ListArray
+    masked: pa.StringArray
+    structural_key: pa.DictionaryArray
+    flags: pa.ListArray
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """The pool that texts are gathered from, and the lines gathered so far."""
+
+    activity: Activity
+    words: dict[str, int] = field(default_factory=lambda: {"": 0})
+    values: list[pa.StringArray] = field(default_factory=list)
+    size: int = 0
+    order: list[Ints] = field(default_factory=list)
+    counts: list[Ints] = field(default_factory=list)
+    lines: list[Ints] = field(default_factory=list)
+
+    def word(self, text: str) -> int:
+        """A piece that is part of the structure."""
+        return self.words.setdefault(text, len(self.words))
+
+    def words_of(self, texts: Sequence[str]) -> Ints:
+        """Pieces that are part of the structure."""
+        return np.array([self.word(text) for text in texts], np.int64)
+
+    def value(self, texts: pa.StringArray) -> Ints:
+        """Pieces that masking replaces."""
+        self.values.append(texts)
+        self.size += len(texts)
+        return np.arange(self.size - len(texts), self.size) + _VALUE
+
+    def add(self, order: Ints, *columns: Ints | int) -> None:
+        """A line for each element of `order`, of one piece of each column."""
+        if len(order):
+            rows = np.empty((len(order), len(columns)), np.int64)
+            for at, column in enumerate(columns):
+                rows[:, at] = column
+            self.add_ragged(order, np.full(len(order), len(columns)), rows.ravel())
+
+    def add_ragged(self, order: Ints, counts: Ints, pieces: Ints) -> None:
+        """A line for each element of `order`, of so many pieces."""
+        self.order.append(order)
+        self.counts.append(counts)
+        self.lines.append(pieces)
+
+    def stream(self) -> tuple[Ints, Ints]:
+        """All pieces in order, and how many each transaction has."""
+        order, counts, pieces = (np.concatenate(parts) for parts in (self.order, self.counts, self.lines))
+        by = np.argsort(order, kind="stable")
+        starts = offsets_of(counts)[:-1]
+        sizes = np.bincount(order >> _TX_SHIFT, weights=counts, minlength=len(self.activity)).astype(np.int64)
+        return pieces[ragged(starts[by], counts[by])], sizes
+
+
+_TX_SHIFT, _SECTION_SHIFT, _ROW_SHIFT = 36, 34, 14
+"""The order of lines: transaction, section, row, part."""
+
+
+def _at(transaction: Ints, section: int, row: Ints | int = 0, part: Ints | int = 0) -> Ints:
+    return (transaction << _TX_SHIFT) | (section << _SECTION_SHIFT) | (np.minimum(row, (1 << 20) - 1) << _ROW_SHIFT) | np.minimum(part, (1 << 14) - 1)
+
+
+def render(activity: Activity, labels: Labels, registry: Registry) -> Rendered:
+    """Render transactions.
+
+    Args:
+        activity: their rows.
+        labels: their labels; the kind begins the text.
+        registry: names of programs and mints.
+    """
+    pieces = _Pieces(activity)
+    _outcome_lines(pieces, labels)
+    _net_lines(pieces)
+    odd = _instruction_lines(pieces)
+    stream, counts = pieces.stream()
+    names = registry.names
+    named = np.array([pieces.word(names[account]) if account in names else -1 for account in activity.pool.to_pylist()], np.int64)
+    stream, accounts = _aliased(stream, counts, named, activity.pool, pieces)
+    pool = pa.concat_arrays([strings(list(pieces.words)), *pieces.values])
+    masked = _gather(np.where(stream >= _VALUE, pieces.words["#"], stream), counts, pool)
+    text = _gather(np.where(stream >= _VALUE, stream - _VALUE + len(pieces.words), stream), counts, pool)
+    return Rendered(text, accounts, masked, _keys_of(masked), odd)
+
+
+def _gather(stream: Ints, counts: Ints, pool: pa.StringArray) -> pa.StringArray:
+    """Runs of strings of a pool, each run joined: the joined bytes are those of the gathered column, only its offsets are fewer."""
+    gathered = take(pool, stream)
+    offsets = np.frombuffer(gathered.buffers()[1], np.int32)[offsets_of(counts)]
+    return pa.Array.from_buffers(pa.string(), len(counts), [None, pa.py_buffer(np.ascontiguousarray(offsets)), gathered.buffers()[2]])
+
+
+def _keys_of(masked: pa.StringArray) -> pa.DictionaryArray:
+    distinct = masked.dictionary_encode()
+    keys = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in distinct.dictionary.to_pylist()]
+    return pa.DictionaryArray.from_arrays(distinct.indices, strings(keys))
+
+
+def _aliased(stream: Ints, counts: Ints, named: Ints, pool: pa.StringArray, pieces: _Pieces) -> tuple[Ints, pa.ListArray]:
+    """Accounts of the stream replaced by their names, or by aliases in the order of their first mention; and whom the aliases mean."""
+    mentions = np.flatnonzero(stream < 0)
+    account = ~stream[mentions]
+    name = named[account]
+    out = stream.copy()
+    out[mentions] = name
+    nameless = name < 0
+    mentions, account = mentions[nameless], account[nameless]
+    transaction = repeat_index(counts)[mentions]
+    keys, first, which = np.unique(transaction * len(pool) + account, return_index=True, return_inverse=True)
+    by = np.argsort(first)
+    sizes = np.bincount(keys // max(len(pool), 1), minlength=len(counts))
+    alias = np.empty(len(keys), np.int64)
+    alias[by] = np.arange(len(keys)) - np.repeat(offsets_of(sizes)[:-1], sizes)
+    aliases = pieces.words_of([f"@{number}" for number in range(int(sizes.max(initial=0)))])
+    pieces.word("#")
+    out[mentions] = aliases[alias[which]]
+    return out, lists(sizes, coded(keys[by] % max(len(pool), 1), pool))
+
+
+def amounts(values: pa.Decimal128Array, decimals: Ints) -> pa.StringArray:
+    """Exact amounts in whole units.
+
+    Args:
+        values: base units, scale 0, without nulls.
+        decimals: of each; below 0 where unknown, which leaves base units.
+    """
+    texts, places = [], []
+    wide = values.cast(pa.decimal128(38, 0))
+    for scale in np.unique(decimals).tolist():
+        at = np.flatnonzero(decimals == scale)
+        part = take(wide, at)
+        if 0 < scale <= 38:
+            # The same 128 bits read with another scale.
+            part = pa.Array.from_buffers(pa.decimal128(38, scale), len(part), part.buffers())
+            text = pc.utf8_rtrim(pc.utf8_rtrim(part.cast(pa.string()), "0"), ".")
+            tiny = np.flatnonzero(mask_of(pc.match_substring(part.cast(pa.string()), "E")))
+            if len(tiny):
+                # Arrow turns to an exponent below a millionth.
+                exact = strings([_plain(value) for value in take(part, tiny).to_pylist()])
+                text = pc.replace_with_mask(text, flags(np.isin(np.arange(len(part)), tiny)), exact)
+        elif scale > 38:
+            text = strings([_plain(value.scaleb(-scale)) for value in part.to_pylist()])
+        else:
+            text = part.cast(pa.string())
+        texts.append(text)
+        places.append(at)
+    if not texts:
+        return strings([])
+    back = np.empty(len(values), np.int64)
+    back[np.concatenate(places)] = np.arange(len(values))
+    return take(pa.concat_arrays(texts), back)
+
+
+def _plain(value: Decimal) -> str:
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _outcome_lines(pieces: _Pieces, labels: Labels) -> None:
+    activity = pieces.activity
+    rows = activity.transactions
+    every = np.arange(len(activity))
+    kinds = pieces.words_of([_KIND_WORDS[rule.kind] for rule in KIND_RULES])
+    outcomes, outcome_of = coded_text(rows["status"])
+    words = pieces.words_of(
+        [{"Success": " succeeded", "Fail": " failed"}[text] for text in outcomes.to_pylist()] + [" was recorded without its outcome"]
+    )
+    at_exchange = labels.exchange >= 0
+    fee, no_fee = rows["fee"].combine_chunks(), mask_of(rows["fee"].combine_chunks().is_null()) | (activity.payer < 0)
+    paid = pieces.value(amounts(pc.fill_null(fee, 0), np.full(len(every), 9)))
+    units = integers(rows["compute_units_consumed"])
+    used = pieces.value(plain(pa.array(units).cast(pa.string())))
+    pieces.add(
+        _at(every, 0),
+        kinds[labels.kind_rule],
+        np.where(at_exchange, pieces.word(" at "), 0),
+        np.where(at_exchange, ~labels.exchange, 0),
+        words[outcome_of],
+        np.where(no_fee, 0, pieces.word("; ")),
+        np.where(no_fee, 0, ~activity.payer),
+        np.where(no_fee, 0, pieces.word(" paid ")),
+        np.where(no_fee, 0, paid),
+        np.where(no_fee, 0, pieces.word(" SOL in fees")),
+        np.where(units < 0, 0, pieces.word(", ")),
+        np.where(units < 0, 0, used),
+        np.where(units < 0, pieces.word("."), pieces.word(" compute units.")),
+    )
+    failed = np.array(sorted(activity.failures), np.int64)
+    causes = [activity.failures[transaction] for transaction in failed.tolist()]
+    code_of = {account: code for code, account in enumerate(activity.pool.to_pylist())} if causes else {}
+    who = [code_of.get(cause.program or "", -1) for cause in causes]
+    pieces.add(
+        _at(failed, 0, 0, 1),
+        pieces.words_of([" It failed" if cause.instruction is None else f" Instruction {cause.instruction} failed" for cause in causes]),
+        np.array([pieces.word(" in ") if code >= 0 else 0 for code in who], np.int64),
+        np.array([~code if code >= 0 else 0 for code in who], np.int64),
+        pieces.words_of([f": {_reason(cause)}." for cause in causes]),
+    )
+
+
+def _reason(cause: Failure) -> str:
+    # A program may put its own words into an error that it gives.
+    reason = quote(cause.reason)[1:-1]
+    return reason if cause.name is None else f"{cause.name} ({reason})"
+
+
+def _net_lines(pieces: _Pieces) -> None:
+    net = pieces.activity.net
+    gained = mask_of(pc.greater(net.change, pa.scalar(0, pa.decimal128(38, 0))))
+    # What was given is told first.
+    by = np.lexsort((np.arange(len(gained)), gained, net.transaction_of))
+    gained, transaction = gained[by], net.transaction_of[by]
+    fresh = np.append(True, transaction[1:] != transaction[:-1])[: len(by)]
+    turned = ~fresh & (gained != np.roll(gained, 1))
+    verb = np.where(gained, pieces.word(" received "), pieces.word(" gave "))
+    verb = np.where(turned, pieces.word(" and received "), np.where(fresh, verb, pieces.word(", ")))
+    amount = pieces.value(pc.utf8_ltrim(amounts(take(net.change, by), net.decimals[by]), "-"))
+    mint = net.mint[by]
+    last = np.append(fresh[1:], True)[: len(by)]
+    pieces.add(
+        _at(transaction, 1, 0, np.arange(len(by)) - np.maximum.accumulate(np.where(fresh, np.arange(len(by)), 0))),
+        np.where(fresh, pieces.word("\n"), 0),
+        np.where(fresh, ~pieces.activity.payer[transaction], 0),
+        verb,
+        amount,
+        pieces.word(" "),
+        np.where(mint < 0, pieces.word("SOL"), ~mint),
+        np.where(last, pieces.word("."), 0),
+    )
+
+
+def _instruction_lines(pieces: _Pieces) -> pa.ListArray:
+    """Lines of instructions; the flags of each transaction."""
+    activity = pieces.activity
+    rows = activity.instructions
+    prefix = np.where(integers(rows["parent_index"]) < 0, pieces.word("\n"), pieces.word("\n> "))
+    ordinal = integers(rows["ordinal"])
+    decoded, decoded_of = coded_text(rows["program"])
+    is_move = np.zeros(len(prefix), np.bool_)
+    is_move[activity.transfer_row] = True
+    budget = np.array([name == "compute-budget" for name in decoded.to_pylist()] + [False], np.bool_)[decoded_of]
+    memos, memo_of = coded_text(rows["parsed"])
+    other = ~is_move & ~budget & (memo_of < 0)
+    _transfer_lines(pieces, prefix, ordinal)
+    at = np.flatnonzero(memo_of >= 0)
+    quoted = pieces.value(strings([quote(text) for text in memos.to_pylist()]))
+    pieces.add(_at(activity.instruction_tx[at], 2, ordinal[at]), prefix[at], pieces.word("Memo "), quoted[memo_of[at]] if len(at) else at)
+    _call_lines(pieces, prefix, ordinal, other & (decoded_of < 0))
+    _decoded_lines(pieces, prefix, ordinal, np.flatnonzero(other & (decoded_of >= 0)))
+    return _flags(activity, memos, memo_of)
+
+
+def _flags(activity: Activity, memos: pa.StringArray, memo_of: Ints) -> pa.ListArray:
+    found: dict[int, set[str]] = {}
+    odd = [flags_of(text) for text in memos.to_pylist()]
+    for row in np.flatnonzero(np.array([*map(bool, odd), False], np.bool_)[memo_of]).tolist():
+        found.setdefault(int(activity.instruction_tx[row]), set()).update(odd[memo_of[row]])
+    texts = [sorted(found.get(transaction, ())) for transaction in range(len(activity))]
+    counts = np.array([len(names) for names in texts], np.int64)
+    return lists(counts, strings([name for names in texts for name in names]).dictionary_encode())
+
+
+def _transfer_lines(pieces: _Pieces, prefix: Ints, ordinal: Ints) -> None:
+    activity = pieces.activity
+    transfers, row = activity.transfers, activity.transfer_row
+    source, destination, authority, mint, mint_authority = (
+        activity.transfer_accounts[name] for name in ("source", "destination", "authority", "mint", "mint_authority")
+    )
+    kinds, kind_of = coded_text(transfers["transfer_type"])
+    kind = np.array(["transfer" if name.startswith("spl") else "sol" if name == "transfer" else name for name in kinds.to_pylist()] or ["sol"])[
+        kind_of
+    ]
+    minted, burned, sol = kind == "mintTo", kind == "burn", kind == "sol"
+    decimals = np.where(sol, 9, integers(transfers["decimals"]))
+    value = pieces.value(amounts(transfers["value"].combine_chunks(), decimals))
+    subject = np.where(minted, mint_authority, np.where(burned, authority, source))
+    verb = np.where(minted, pieces.word(" minted "), np.where(burned, pieces.word(" burned "), pieces.word(" sent ")))
+    unit = np.where(sol, pieces.word("SOL"), np.where(mint >= 0, ~mint, pieces.word("of an unknown mint")))
+    target = np.where(burned, source, destination)
+    by = ~minted & ~burned & (authority >= 0) & (authority != source)
+    fee, no_fee = transfers["fee"].combine_chunks(), mask_of(transfers["fee"].combine_chunks().is_null())
+    fees = pieces.value(amounts(pc.fill_null(fee, 0), decimals))
+    pieces.add(
+        _at(activity.transfer_tx, 2, ordinal[row]),
+        prefix[row],
+        np.where(subject >= 0, ~subject, pieces.word("An unknown account")),
+        verb,
+        value,
+        np.where(decimals < 0, pieces.word(" base units "), pieces.word(" ")),
+        np.where((decimals < 0) & (mint >= 0), pieces.word("of "), 0),
+        unit,
+        np.where(target >= 0, np.where(burned, pieces.word(" of "), pieces.word(" to ")), 0),
+        np.where(target >= 0, ~target, 0),
+        np.where(by, pieces.word(" by "), 0),
+        np.where(by, ~authority, 0),
+        np.where(no_fee, 0, pieces.word(" less a fee of ")),
+        np.where(no_fee, 0, fees),
+    )
+
+
+def _call_lines(pieces: _Pieces, prefix: Ints, ordinal: Ints, wanted: Mask) -> None:
+    """Instructions that are not decoded: the program, the instruction's name, and how many accounts it was given."""
+    activity = pieces.activity
+    at = np.flatnonzero(wanted)
+    _, accounts = flat(activity.instructions["accounts"])
+    names = pieces.words_of([f" {name}" if name else " call" for name in activity.names])
+    given = pieces.words_of([f" with {size} accounts" for size in range(int(accounts.max(initial=0)) + 1)])
+    program = activity.program[at]
+    pieces.add(
+        _at(activity.instruction_tx[at], 2, ordinal[at]),
+        prefix[at],
+        np.where(program >= 0, ~program, pieces.word("An unknown program")),
+        names[activity.name_of[at]],
+        given[accounts[at]],
+    )
+
+
+_LEFT_OUT = frozenset(("systemProgram", "tokenProgram"))
+_NEVER_ACCOUNTS = frozenset(("hash", "blockId", "name", "symbol", "uri", "seed", "sourceSeed", "authoritySeed", "bytes", "uiAmount"))
+_FREE_TEXT = frozenset(("name", "symbol", "uri", "seed", "sourceSeed", "authoritySeed", "uiAmount"))
+_BALLOTS = frozenset(("towerSync", "voteStateUpdate", "vote"))
+_ENUMS = frozenset(("authorityType", "accountState", "extensionTypes"))
+
+
+def _decoded_lines(pieces: _Pieces, prefix: Ints, ordinal: Ints, at: npt.NDArray[np.intp]) -> None:
+    """Instructions that are decoded and move nothing: the program, the instruction, and its parameters by name."""
+    activity = pieces.activity
+    names = pieces.words_of([f" {name}" for name in activity.names])
+    pieces.add(_at(activity.instruction_tx[at], 2, ordinal[at]), prefix[at], ~activity.program[at], names[activity.name_of[at]])
+    params, counts = flat(activity.instructions["params"])
+    starts = offsets_of(counts)[:-1]
+    given = take(params, ragged(starts[at], counts[at]))
+    owner = np.repeat(at, counts[at])
+    keys, key_of = coded_text(given.field("key"))
+    values, value_of = coded_text(given.field("value"))
+    told = ~np.array([name in _LEFT_OUT or name.endswith("Sysvar") for name in keys.to_pylist()] + [True], np.bool_)[key_of] & (value_of >= 0)
+    key_of, value_of, owner = key_of[told], value_of[told], owner[told]
+    pairs, pair_of = np.unique(key_of * max(len(values), 1) + value_of, return_inverse=True)
+    atoms, sizes = _Atoms(pieces), []
+    names_of, texts = keys.to_pylist(), values.to_pylist()
+    for pair in pairs.tolist():
+        key, value = divmod(pair, max(len(values), 1))
+        before = len(atoms.found)
+        atoms.add(names_of[key], texts[value])
+        sizes.append(len(atoms.found) - before)
+    found, sizes_of = atoms.pieces(), np.array(sizes, np.int64)
+    first = offsets_of(sizes_of)[:-1]
+    words = pieces.words_of([f" {name}" for name in names_of])
+    ones = np.ones(len(owner), np.int64)
+    flat_pieces, line_counts = interleave(
+        [(words[key_of], ones), (found[ragged(first[pair_of], sizes_of[pair_of])], sizes_of[pair_of])] if len(owner) else [(ones, ones)]
+    )
+    part = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
+    pieces.add_ragged(_at(activity.instruction_tx[owner], 2, ordinal[owner], part), line_counts, flat_pieces)
+
+
+class _Atoms:
+    """Values of parameters as pieces. Accounts that no other column mentions join the pool."""
+
+    def __init__(self, pieces: _Pieces) -> None:
+        self._pieces = pieces
+        self._codes = {account: code for code, account in enumerate(pieces.activity.pool.to_pylist())}
+        self._known = len(self._codes)
+        self._texts: list[str] = []
+        self.found: list[int] = []
+
+    def add(self, key: str, text: str) -> None:
+        """The pieces of one parameter."""
+        if len(text) > 33 and text[0] == '"' and key not in _NEVER_ACCOUNTS:
+            code = self._codes.get(text[1:-1])
+            if code is not None:
+                self.found += (self._pieces.word(" "), ~code)
+                return
+        self._add(key, msgspec.json.decode(text))
+
+    def _add(self, key: str, value: Any) -> None:
+        pieces = self._pieces
+        if isinstance(value, str):
+            if key not in _NEVER_ACCOUNTS and _is_account(value):
+                self.found += (pieces.word(" "), ~self._codes.setdefault(value, len(self._codes)))
+            elif key in _ENUMS:
+                self.found.append(pieces.word(f" {value}"))
+            else:
+                self._literal(quote(value) if key in _FREE_TEXT else value)
+        elif isinstance(value, dict):
+            if key in _BALLOTS:
+                self._literal(_ballot(value))
+            elif value.keys() == {"amount", "decimals"}:
+                self._literal(_plain(Decimal(value["amount"]).scaleb(-value["decimals"])))
+            else:
+                for name, inner in sorted(value.items()):
+                    self.found.append(pieces.word(f" {name}"))
+                    self._add(name, inner)
+        elif isinstance(value, list):
+            for inner in value:
+                self._add(key, inner)
+        elif key == "lamports" and isinstance(value, int):
+            self._literal(f"{_plain(Decimal(value).scaleb(-9))} SOL")
+        else:
+            self._literal(msgspec.json.encode(value).decode())
+
+    def _literal(self, text: str) -> None:
+        self.found += (self._pieces.word(" "), _VALUE + self._pieces.size + len(self._texts))
+        self._texts.append(text)
+
+    def pieces(self) -> Ints:
+        """All pieces; their texts and accounts join the pool."""
+        self._pieces.value(strings(self._texts))
+        activity = self._pieces.activity
+        if len(self._codes) > self._known:
+            activity.pool = pa.concat_arrays([activity.pool, strings(list(self._codes)[self._known :])])
+        return np.array(self.found, np.int64)
+
+
+def _is_account(text: str) -> bool:
+    if not 32 <= len(text) <= 44:
+        return False
+    try:
+        return len(base58.decode(text)) == 32
+    except ValueError:
+        return False
+
+
+def _ballot(vote: dict[str, Any]) -> str:
+    """The slots voted for: the first, the last, and how many."""
+    slots = [lockout["slot"] for lockout in vote["lockouts"]] if "lockouts" in vote else vote.get("slots", [])
+    return f"of {len(slots)} slots from {slots[0]} to {slots[-1]}" if slots else "of no slot"
