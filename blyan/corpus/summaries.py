@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from blyan import schemas
 from blyan.corpus.registry import Registry
+from blyan.solana.programs import COMPUTE_BUDGET
 from blyan.solana.slots import SlotRange
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ _TOLD = """create or replace temp view told as
     select d.block_slot, d.tx_index, d.kind, d.error_class, d.programs, d.is_sandwich, d.status, t.fee, t.accounts[1].pubkey as payer
     from documents d join transactions t on t.block_slot = d.block_slot and t.index = d.tx_index
     where d.is_vote is distinct from true"""
+
+# The compute budget is called by nearly all; its effect is the fee.
+_CALLED = f"""create or replace temp view called as
+    select * from (select *, unnest(programs) as program from told) where program <> '{COMPUTE_BUDGET}'"""  # noqa: S608 - SQL of our own
 
 _MOVED = """create or replace temp view moved as
     select coalesce(m.mint, 'SOL') as unit, m.value, case when m.transfer_type = 'transfer' then 9 else m.decimals end as decimals,
@@ -48,8 +53,8 @@ def summaries_of(connection: duckdb.DuckDBPyConnection, slots: SlotRange, regist
         registry: names of programs and mints.
         busiest: programs, and accounts, that get a summary of their own, those of most transactions first.
     """
-    connection.execute(_TOLD)
-    connection.execute(_MOVED)
+    for view in (_TOLD, _CALLED, _MOVED):
+        connection.execute(view)
     sums = _Sums(connection, registry)
     rows = [*sums.accounts(slots, busiest), *sums.programs(slots, busiest), sums.range(slots)]
     columns = zip(*([slots.first, slots.last, *row] for row in rows), strict=True)
@@ -81,7 +86,7 @@ class _Sums:
             f"Slots {slots.first} to {slots.last}: {_count(total, 'transaction')} in {_count(blocks, 'slot')}, {_sol(fees)} SOL in fees.",
             f"{_count(votes, 'vote')}, of which {kept} have a document; {_count(total - votes, 'other transaction')} by {_count(payers, 'fee payer')}, {failed} failed.",
             *self._list("Kinds", "select '', kind, count(*) from told group by all").values(),
-            *self._list("Programs", "select '', unnest(programs), count(*) from told group by all").values(),
+            *self._list("Programs", "select '', program, count(*) from called group by all").values(),
             *self._list("Failures", "select '', error_class, count(*) from told where error_class is not null group by all").values(),
             *self._list("Fee payers", "select '', payer, count(*) from told where payer is not null group by all").values(),
             *self._amounts("''").values(),
@@ -92,14 +97,13 @@ class _Sums:
 
     def programs(self, slots: SlotRange, busiest: int) -> list[_Row]:
         """The summaries of the programs that most transactions called, votes not counted."""
-        called = "from (select *, unnest(programs) as program from told)"
         busy = self._ask(
-            f"""select program, count(*), count(*) filter (status = 'Fail'), count(distinct payer) {called}
-                group by 1 order by 2 desc, 1 limit ?""",  # noqa: S608 - SQL of our own
+            """select program, count(*), count(*) filter (status = 'Fail'), count(distinct payer) from called
+                group by 1 order by 2 desc, 1 limit ?""",
             busiest,
         )
-        kinds = self._list("In transactions of kind", f"select program, kind, count(*) {called} group by all")  # noqa: S608 - SQL of our own
-        errors = self._list("Failures", f"select program, error_class, count(*) {called} where error_class is not null group by all")  # noqa: S608 - SQL of our own
+        kinds = self._list("In transactions of kind", "select program, kind, count(*) from called group by all")
+        errors = self._list("Failures", "select program, error_class, count(*) from called where error_class is not null group by all")
         return [
             (
                 "program",
@@ -124,7 +128,7 @@ class _Sums:
             busiest,
         )
         kinds = self._list("Kinds", "select payer, kind, count(*) from told group by all")
-        programs = self._list("Programs", "select payer, unnest(programs), count(*) from told group by all")
+        programs = self._list("Programs", "select payer, program, count(*) from called group by all")
         amounts = self._amounts("payer")
         return [
             (
@@ -144,7 +148,8 @@ class _Sums:
         ]
 
     def _ask(self, sql: str, *parameters: object) -> list[Any]:
-        return self._connection.execute(sql, list(parameters)).fetchall()
+        rows: list[Any] = self._connection.execute(sql, list(parameters)).fetchall()
+        return rows
 
     def _name(self, account: str) -> str:
         name = self._names.get(account)
@@ -176,7 +181,7 @@ class _Sums:
         lines: dict[str, list[str]] = defaultdict(list)
         for of, unit, movements, value, decimals in sums:
             name = "SOL" if unit == "SOL" else self._names.get(unit, unit)
-            lines[of].append(f"{_exact(value, decimals)} {name} in {_count(movements, 'movement')}")
+            lines[of].append(f"{whole_units(value, decimals)} {name} in {_count(movements, 'movement')}")
         return {of: f"Moved: {', '.join(items)}." for of, items in lines.items()}
 
 
@@ -188,10 +193,12 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _exact(value: str, decimals: int) -> str:
-    text = f"{Decimal(value).scaleb(-decimals):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def whole_units(value: str, decimals: int) -> str:
+    """A sum of base units in whole units; by its digits, since a sum may have more of them than a `Decimal` keeps."""
+    digits = value.zfill(decimals + 1)
+    whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :].rstrip("0")
+    return f"{whole}.{part}" if part else whole
 
 
 def _sol(lamports: Decimal) -> str:
-    return _exact(str(lamports), 9)
+    return whole_units(str(lamports), 9)
