@@ -1,0 +1,97 @@
+"""The corpus of one range, from the lake into the lake.
+
+Belongs here: reading a range a few slots at a time, staging and committing its documents and summaries. Does not belong here: what
+they say (`blyan.corpus.documents`, `blyan.corpus.summaries`), or when it is done (an orchestrator's business).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from blyan.corpus.activity import READ, integers
+from blyan.corpus.documents import documents_of, version
+from blyan.corpus.registry import Registry
+from blyan.corpus.summaries import summaries_of
+from blyan.digest import UNIT_SLOTS, unit_of
+from blyan.lake import Commit, Lake
+from blyan.query.engine import connect
+from blyan.schemas import DOCUMENTS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS
+from blyan.solana.slots import SlotRange
+from blyan.stage import Stage
+
+WINDOW_SLOTS = 2 * UNIT_SLOTS
+"""Slots that are read and rendered at once: about a hundred thousand transactions, votes included, on the busiest days."""
+
+MEMORY_LIMIT = "1GB"
+"""What DuckDB may use for the sums of a range; it goes on in files beyond that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What one range gave: the commits of its two tables, and the votes of which it keeps a share."""
+
+    documents: Commit
+    summaries: Commit
+    transactions: int
+    votes: int
+    votes_kept: int
+
+
+def write_corpus(lake: Lake, slots: SlotRange, registry: Registry, *, vote_share: float) -> Corpus:
+    """Make the documents and summaries of a range that the lake has.
+
+    The same rows, registry and share give the same documents, and a second run commits nothing. The summaries are made from the
+    committed documents, so a run that dies between the two leaves documents without their summaries, which the next run makes.
+
+    Args:
+        lake: holds the tables of the range, and gets its documents.
+        slots: a range of the grid.
+        registry: names of programs and mints.
+        vote_share: share of the votes that get a document.
+
+    Raises:
+        MissingObjectError: the range is not materialised.
+    """
+    transactions = votes = votes_kept = 0
+    with lake.stage(DOCUMENTS, slots.key) as stage:
+        for first in range(slots.first - slots.first % WINDOW_SLOTS, slots.last + 1, WINDOW_SLOTS):
+            window = SlotRange(max(first, slots.first), min(first + WINDOW_SLOTS - 1, slots.last))
+            made = documents_of(_rows(lake, slots, window), registry, vote_share=vote_share)
+            transactions, votes, votes_kept = transactions + made.transactions, votes + made.votes, votes_kept + made.votes_kept
+            _write_units(stage, made.rows)
+        staged = stage.close()
+    documents = lake.commit(DOCUMENTS, slots.key, [staged], metadata={"blyan.corpus": version(registry, vote_share=vote_share)})
+    with connect(lake, tables=[TRANSACTIONS, TOKEN_TRANSFERS, DOCUMENTS], slots=slots) as connection:
+        connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
+        for table in (TRANSACTIONS, TOKEN_TRANSFERS, DOCUMENTS):
+            connection.execute(
+                f"create temp view {table.short_name} as select * from {table.group}.{table.short_name} where slot_range = '{slots.key}'"  # noqa: S608 - names of our own
+            )
+        rows = summaries_of(connection, slots, registry)
+    with lake.stage(SUMMARIES, slots.key) as stage:
+        stage.write(unit_of(slots.first), rows)
+        staged = stage.close()
+    summaries = lake.commit(SUMMARIES, slots.key, [staged])
+    return Corpus(documents, summaries, transactions, votes, votes_kept)
+
+
+def _rows(lake: Lake, slots: SlotRange, window: SlotRange) -> dict[str, pa.Table]:
+    """Rows of some slots of a range, of the columns that documents are made from."""
+    tables = {}
+    for table, columns in READ.items():
+        names = list(columns)
+        schema = pa.schema([table.arrow_schema().field(name) for name in names])
+        batches = lake.read(table, key=slots.key, columns=names, first_slot=window.first, last_slot=window.last)
+        tables[table.name] = pa.Table.from_batches(batches, schema)
+    return tables
+
+
+def _write_units(stage: Stage, rows: pa.Table) -> None:
+    """Stage documents unit by unit."""
+    slots = integers(rows["block_slot"])
+    units, starts = np.unique(slots - slots % UNIT_SLOTS, return_index=True)
+    for unit, start, stop in zip(units.tolist(), starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
+        stage.write(unit_of(unit), rows.slice(start, stop - start))
