@@ -80,6 +80,13 @@ class Settings(BaseSettings):
     embedded_seed: int = Field(1, ge=0, description="Seed of the embedded chain; the same seed gives the same blocks.")
     embedded_transactions_per_slot: int = Field(24, ge=0, le=5_000, description="Transactions in a block of the embedded chain.")
 
+    corpus_vote_share: float = Field(
+        0.01, ge=0, le=1, description="Share of the votes that get a document, drawn by their signatures; the others are counted."
+    )
+    corpus_registry: str | None = Field(
+        None, description="TOML file of further names of programs and mints, in the form of `blyan/corpus/registry.toml`, put above those there."
+    )
+
     workers: int = Field(0, ge=0, description="Processes that normalise a large range; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 

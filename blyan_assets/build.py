@@ -15,6 +15,7 @@ from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import DERIVED
 from blyan_assets.checks import asset_key, landing_checks
+from blyan_assets.corpus import corpus_assets
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.reconciliation import reconciliation
 from blyan_assets.retention import daily_retention, forget_runs
@@ -30,6 +31,9 @@ from resources.source import SourceResource
 
 RANGES = dg.AssetSelection.assets(*(asset_key(table) for table in (RAW_BLOCKS, *DERIVED)))
 """The assets that a run makes of a range."""
+
+CORPUS = dg.AssetSelection.key_prefixes("corpus")
+"""The assets of text."""
 
 MARTS = dg.AssetSelection.key_prefixes("marts")
 """The assets made from all ranges at once."""
@@ -52,7 +56,7 @@ def build_defs(
         with_marts: whether to include the dbt marts, whose import takes three seconds more.
     """
     known = settings or load_settings()
-    tables: list[Any] = [*solana_assets(known)]
+    tables: list[Any] = [*solana_assets(known), *corpus_assets(known)]
     if with_marts:
         from blyan_assets.marts import marts_assets
 
@@ -65,7 +69,8 @@ def build_defs(
         RANGES - dg.AssetSelection.assets(asset_key(RAW_BLOCKS)),
         description="The tables of one range again from its raw blocks, without the source.",
     )
-    jobs: list[Any] = [ingest_range, normalise_range, compact_and_vacuum, forget_runs]
+    build_corpus = dg.define_asset_job("build_corpus", CORPUS, description="One range as text: its documents and summaries from its tables.")
+    jobs: list[Any] = [ingest_range, normalise_range, build_corpus, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(

@@ -31,6 +31,7 @@ LANDING = dg.AssetKey(["solana", "landing"])
 """What the follower landed. It is external: the follower is a process of its own, and `blyan_sensors.landing` reports its sealed ranges."""
 
 SCHEMA = "schema"
+SCHEMA_PROSE = "The stored files have exactly the columns and types that the registry declares."
 
 
 def asset_key(table: Table) -> dg.AssetKey:
@@ -40,17 +41,17 @@ def asset_key(table: Table) -> dg.AssetKey:
 
 def check_specs(tables: Sequence[Table], partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
     """Every check of these tables."""
-    wanted: list[tuple[str, Table, str, bool]] = [
-        (SCHEMA, table, "The stored files have exactly the columns and types that the registry declares.", True) for table in tables
-    ]
+    wanted: list[tuple[str, Table, str, bool]] = [(SCHEMA, table, SCHEMA_PROSE, True) for table in tables]
     wanted += [(each.name, each.table, each.prose, each.blocking) for each in INVARIANTS if each.table in tables]
+    return [check_spec(name, table, prose, partitions, blocking=blocking) for name, table, prose, blocking in wanted]
+
+
+def check_spec(name: str, table: Table, prose: str, partitions: dg.PartitionsDefinition, *, blocking: bool) -> dg.AssetCheckSpec:
+    """A check of each partition of a table."""
     with warnings.catch_warnings():
         # Partitioned checks are a preview feature of Dagster 1.13; without them one bad range would block all others.
         warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
-        return [
-            dg.AssetCheckSpec(name, asset=asset_key(table), description=prose, blocking=blocking, partitions_def=partitions)
-            for name, table, prose, blocking in wanted
-        ]
+        return dg.AssetCheckSpec(name, asset=asset_key(table), description=prose, blocking=blocking, partitions_def=partitions)
 
 
 def landing_checks(settings: Settings) -> dg.AssetChecksDefinition:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from blyan.corpus.activity import READ, integers
+from blyan.corpus.activity import READ
 from blyan.corpus.documents import documents_of, version
 from blyan.corpus.registry import Registry
 from blyan.corpus.summaries import summaries_of
-from blyan.digest import UNIT_SLOTS, unit_of
+from blyan.digest import UNIT_SLOTS, split_units, unit_of
 from blyan.lake import Commit, Lake
 from blyan.query.engine import connect
-from blyan.schemas import DOCUMENTS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS
+from blyan.schemas import DOCUMENTS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS, Table
 from blyan.solana.slots import SlotRange
-from blyan.stage import Stage
 
 WINDOW_SLOTS = 2 * UNIT_SLOTS
 """Slots that are read and rendered at once: about a hundred thousand transactions, votes included, on the busiest days."""
@@ -61,7 +60,8 @@ def write_corpus(lake: Lake, slots: SlotRange, registry: Registry, *, vote_share
             window = SlotRange(max(first, slots.first), min(first + WINDOW_SLOTS - 1, slots.last))
             made = documents_of(_rows(lake, slots, window), registry, vote_share=vote_share)
             transactions, votes, votes_kept = transactions + made.transactions, votes + made.votes, votes_kept + made.votes_kept
-            _write_units(stage, made.rows)
+            for unit, rows in split_units(DOCUMENTS, made.rows):
+                stage.write(unit, rows)
         staged = stage.close()
     documents = lake.commit(DOCUMENTS, slots.key, [staged], metadata={"blyan.corpus": version(registry, vote_share=vote_share)})
     with connect(lake, tables=[TRANSACTIONS, TOKEN_TRANSFERS, DOCUMENTS], slots=slots) as connection:
@@ -70,12 +70,50 @@ def write_corpus(lake: Lake, slots: SlotRange, registry: Registry, *, vote_share
             connection.execute(
                 f"create temp view {table.short_name} as select * from {table.group}.{table.short_name} where slot_range = '{slots.key}'"  # noqa: S608 - names of our own
             )
-        rows = summaries_of(connection, slots, registry)
+        sums = summaries_of(connection, slots, registry)
     with lake.stage(SUMMARIES, slots.key) as stage:
-        stage.write(unit_of(slots.first), rows)
+        stage.write(unit_of(slots.first), sums)
         staged = stage.close()
     summaries = lake.commit(SUMMARIES, slots.key, [staged])
     return Corpus(documents, summaries, transactions, votes, votes_kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the stored rows of a range say of its transactions, of its votes, and of which of them are told."""
+
+    transactions: int
+    votes: int
+    documents: int
+    vote_documents: int
+    votes_left_out: int
+
+    @property
+    def every_transaction_is_accounted_for(self) -> bool:
+        """Documents and votes left out are all transactions."""
+        return self.documents + self.votes_left_out == self.transactions
+
+    @property
+    def every_vote_is_accounted_for(self) -> bool:
+        """Votes with a document and votes left out are all votes."""
+        return self.vote_documents + self.votes_left_out == self.votes
+
+
+def account_of(lake: Lake, slots: SlotRange) -> Account:
+    """Count the stored rows of a range.
+
+    Raises:
+        MissingObjectError: the range, or its corpus, is not materialised.
+    """
+
+    def count(table: Table) -> tuple[int, int]:
+        columns = [pc.fill_null(batch["is_vote"], False) for batch in lake.read(table, key=slots.key, columns=["is_vote"])]
+        return sum(map(len, columns)), sum(column.true_count for column in columns)
+
+    left_out = sum(
+        row["votes_left_out"] or 0 for batch in lake.read(SUMMARIES, key=slots.key, columns=["votes_left_out"]) for row in batch.to_pylist()
+    )
+    return Account(*count(TRANSACTIONS), *count(DOCUMENTS), left_out)
 
 
 def _rows(lake: Lake, slots: SlotRange, window: SlotRange) -> dict[str, pa.Table]:
@@ -87,11 +125,3 @@ def _rows(lake: Lake, slots: SlotRange, window: SlotRange) -> dict[str, pa.Table
         batches = lake.read(table, key=slots.key, columns=names, first_slot=window.first, last_slot=window.last)
         tables[table.name] = pa.Table.from_batches(batches, schema)
     return tables
-
-
-def _write_units(stage: Stage, rows: pa.Table) -> None:
-    """Stage documents unit by unit."""
-    slots = integers(rows["block_slot"])
-    units, starts = np.unique(slots - slots % UNIT_SLOTS, return_index=True)
-    for unit, start, stop in zip(units.tolist(), starts.tolist(), [*starts[1:].tolist(), len(slots)], strict=True):
-        stage.write(unit_of(unit), rows.slice(start, stop - start))

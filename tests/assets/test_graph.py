@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from blyan.schemas import TABLES
+from blyan.schemas import CORPUS, TABLES
 from blyan.settings import load_settings
 from blyan_assets.build import build_defs
 
@@ -53,7 +53,7 @@ def test_the_graph_is_the_one_that_was_reviewed(snapshot: SnapshotAssertion) -> 
 def test_every_asset_says_what_it_is_and_describes_its_columns() -> None:
     graph = build_defs(settings=load_settings(), with_marts=False).resolve_asset_graph()
 
-    for name, table in TABLES.items():
+    for name, table in [*TABLES.items(), *((table.name, table) for table in CORPUS)]:
         node = graph.get(dg.AssetKey(name.split("/")))
         columns = node.metadata["dagster/column_schema"].columns
         assert (node.description or "").startswith(table.prose)
