@@ -218,6 +218,8 @@ def _show_tables(console: Console, lake: Any, outcomes: Sequence[Outcome]) -> No
         column.justify = "right"
     for table in all_tables():
         partitions = lake.partitions(table).values()
+        if not partitions:
+            continue
         rows, size = sum(part.rows for part in partitions), sum(part.bytes for part in partitions)
         broken = sorted(name for where, name in failed if where == table.name)
         verdict = "failed: " + ", ".join(broken) if broken else "passed" if outcomes else ""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
-from blyan.schemas import COMPLETENESS, RANGE_COLUMN, SLOT_STATUS, TABLES, Table
+from blyan.schemas import COMPLETENESS, CORPUS, RANGE_COLUMN, SLOT_STATUS, TABLES, Table
 from blyan.solana.commitment import Commitment
 from blyan.solana.landing import Head, read_head
 from blyan.solana.segments import LANDED
@@ -68,10 +68,10 @@ def expose(connection: duckdb.DuckDBPyConnection, lake: Lake, *, tables: Iterabl
 
 
 def all_tables() -> list[Table]:
-    """Every table that the lake may have, marts included."""
+    """Every table that the lake may have, the corpus and marts included."""
     from blyan.marts import mart_tables
 
-    return [*TABLES.values(), *mart_tables().values()]
+    return [*TABLES.values(), *CORPUS, *mart_tables().values()]
 
 
 @dataclass(frozen=True, slots=True)
