@@ -22,7 +22,7 @@ from blyan_assets.tables import table_attributes, table_result
 from resources.lake import LakeResource
 
 CORPUS_POOL = "corpus"
-"""Steps that render at once: each uses one core and about 1 GiB."""
+"""Steps that render at once: each uses one core."""
 
 ACCOUNTED = {
     "every_transaction_accounted_for": "Every transaction of the range has a document, or is counted as a vote left out.",

@@ -22,7 +22,7 @@ from blyan.schemas import DOCUMENTS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS, T
 from blyan.solana.slots import SlotRange
 
 WINDOW_SLOTS = 2 * UNIT_SLOTS
-"""Slots that are read and rendered at once: about a hundred thousand transactions, votes included, on the busiest days."""
+"""Slots that are read and rendered at once: about fifty thousand transactions, votes included, at mainnet's four thousand a second."""
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may use for the sums of a range; it goes on in files beyond that."""

