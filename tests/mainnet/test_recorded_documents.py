@@ -52,6 +52,18 @@ def test_amounts_and_accounts_of_a_text_are_those_of_its_rows(recorded, document
     assert sum(map(len, transfers.values())) > 300
 
 
+@pytest.mark.parametrize("file", [row["file"] for row in manifest() if row["file"].startswith("blocks/")])
+def test_every_recorded_block_has_a_document_for_each_transaction(recorded, documents, file):
+    """However little was recorded: signatures alone, no metadata, no logs."""
+    reader, transfers = Reader(load_registry()), defaultdict(list)
+    for row in recorded(file).rows(schemas.TOKEN_TRANSFERS):
+        transfers[row["block_slot"], row["tx_index"]].append(row)
+    rows = documents(file).to_pylist()
+    assert len(rows) == recorded(file).table(schemas.TRANSACTIONS).num_rows
+    for row in rows:
+        assert reader.moves(row["text"], row["accounts"]) == moves_of(transfers[row["block_slot"], row["tx_index"]]), row["text"]
+
+
 def test_a_wrong_amount_or_account_is_noticed(recorded, documents):
     """The readers of the test above can tell: a digit or an alias changed in the text, and they disagree."""
     reader = Reader(load_registry())
