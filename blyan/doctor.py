@@ -25,7 +25,7 @@ DISTRIBUTIONS = ("dagster", "dagster-webserver", "dagster-dbt", "deltalake", "du
 SECRET_SETTINGS = ("delta_options", "file_options")
 """Shown by the names in them only: the values may be keys."""
 
-ADDRESSES = ("rpc_url", "websocket_url", "yellowstone_url")
+ADDRESSES = ("rpc_url", "websocket_url", "yellowstone_url", "embedding_url")
 """Shown by scheme and host only."""
 
 ENOUGH_BYTES = 1 << 30

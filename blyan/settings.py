@@ -87,7 +87,19 @@ class Settings(BaseSettings):
         None, description="TOML file of further names of programs and mints, in the form of `blyan/corpus/registry.toml`, put above those there."
     )
 
-    workers: int = Field(0, ge=0, description="Processes that normalise a large range; 0 means one per core.")
+    embedder: Literal["minilm-int8", "minilm-fp32", "sentence-transformers", "endpoint"] = Field(
+        "minilm-int8",
+        description="What makes vectors of texts. minilm-int8 and minilm-fp32: all-MiniLM-L6-v2 on the CPU, which comes with the installation. "
+        "sentence-transformers: the model BLYAN_EMBEDDING_MODEL. endpoint: the API of OpenAI's form at BLYAN_EMBEDDING_URL.",
+    )
+    embedding_model: str | None = Field(None, description="Name of the model, for sentence-transformers and endpoint.")
+    embedding_url: str | None = Field(None, description="Base of the API, as `https://host/v1`, for BLYAN_EMBEDDER=endpoint.")
+    embedding_key: SecretStr | None = Field(None, description="Key sent to it as `Authorization: Bearer`.")
+    embedding_dimension: int = Field(1_536, gt=0, le=16_384, description="Components that each of its vectors must have.")
+    embedding_batch: int = Field(64, gt=0, le=2_048, description="Texts in one request to it.")
+    embedding_concurrency: int = Field(4, gt=0, le=64, description="Requests to it in flight at once.")
+
+    workers: int = Field(0, ge=0, description="Processes that normalise a large range, and threads that embed texts; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 
     run_retention_days: int = Field(

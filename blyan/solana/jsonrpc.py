@@ -235,7 +235,7 @@ class RpcClient:
             return
         what = f"HTTP {status} {response.reason or ''}".rstrip()
         if status in RETRIED_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            pause_s = _retry_after_s(response.headers.get("Retry-After")) if status in (SLOW_DOWN, UNAVAILABLE) else None
+            pause_s = retry_after_s(response.headers.get("Retry-After")) if status in (SLOW_DOWN, UNAVAILABLE) else None
             raise _Again(what, is_rate_limit=status == SLOW_DOWN, pause_s=pause_s)
         raise SettingError(
             f"the endpoint refuses the request: {what}", where=f"BLYAN_RPC_URL, {self.where}", remedy="check the URL and the key in it"
@@ -319,7 +319,7 @@ def _reason(error: aiohttp.ClientError) -> str:
     return name
 
 
-def _retry_after_s(value: str | None) -> float | None:
+def retry_after_s(value: str | None) -> float | None:
     """The seconds of a Retry-After header, which may be a number or a date; None if it is neither."""
     if value is None:
         return None

@@ -18,7 +18,19 @@ for name in names:
 print(json.dumps([names, sorted(sys.modules)]))
 """
 
-BANNED = {"dagster", "google", "kubernetes", "lancedb", "onnxruntime", "pandas", "torch", "transformers"}
+BANNED = {
+    "dagster",
+    "google",
+    "kubernetes",
+    "lancedb",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "sentence_transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
 """Orchestrators, and packages that take from 0.4 to 3.5 s to import."""
 
 
