@@ -37,7 +37,7 @@ SETTLED = 1_024
 
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|storagefull|os error (28|122|27)\b", re.IGNORECASE)
 _MISSING = re.compile(r"not ?found|no such file|nosuchkey|nosuchbucket|missing file", re.IGNORECASE)
-_DAMAGED = re.compile(r"magic bytes|thrift|corrupt|decompress|end of stream|not a parquet file|invalid parquet", re.IGNORECASE)
+_DAMAGED = re.compile(r"magic bytes|thrift|corrupt|decompress|end of stream|not a parquet file|invalid parquet|checksum verification", re.IGNORECASE)
 _REFUSED = re.compile(r"access ?denied|forbidden|permission|unauthorized|invalidaccesskey|signaturedoesnotmatch|credential", re.IGNORECASE)
 
 
