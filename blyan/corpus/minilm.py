@@ -143,7 +143,6 @@ def _session(graph: bytes) -> Any:
 
 def _graph(weights: dict[str, Any], precision: Precision) -> bytes:
     """The model from token numbers [texts, tokens], int64, all of one length, to means [texts, 384], float32. Same bytes each time."""
-    import onnx
     from onnx import TensorProto, helper
 
     build = _Graph(precision)
@@ -166,10 +165,11 @@ def _graph(weights: dict[str, Any], precision: Precision) -> bytes:
         "all-MiniLM-L6-v2",
         [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["texts", "length"])],
         [helper.make_tensor_value_info(mean, TensorProto.FLOAT, ["texts", DIMENSION])],
-        build.constants,
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR)
+    # Only here, because either call would copy the weights.
+    model.graph.initializer.extend(build.constants)
     return bytes(model.SerializeToString(deterministic=True))
 
 
