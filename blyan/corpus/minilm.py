@@ -13,6 +13,7 @@ Processors with other instructions round otherwise.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -94,14 +95,11 @@ class MiniLM:
 
 
 def _folder() -> Path:
-    """Where the weights are. The package itself is not imported: it would import torch."""
+    """Where the weights are."""
     for name in ("onnx", "onnxruntime", "tokenizers", PACKAGE):
         if importlib.util.find_spec(name) is None:
             raise SettingError(f"{name} is not installed, which MiniLM needs", where="BLYAN_EMBEDDER", remedy=INSTALL)
-    found = importlib.util.find_spec(PACKAGE)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "model"
+    return Path(importlib.import_module(PACKAGE).MODEL_DIR)
 
 
 def _weights(path: Path) -> dict[str, Any]:
