@@ -112,11 +112,14 @@ def _loop_goes_by_the_wall(plain: Any) -> Any:
 
 
 def _full_is_taken_for_done(plain: Any) -> Any:
-    def publish(self: Landing, **changes: Any) -> Any:
+    def publish(self: Landing, change: Any = lambda _: None, **marks: Any) -> Any:
         try:
-            return plain(self, **changes)
+            return plain(self, change, **marks)
         except StoreFullError:
-            self.head = landing_module.msgspec.structs.replace(self.head, generation=self.head.generation + 1, **changes)
+            ranges = {landed.key: landed for landed in self.head.ranges}
+            change(ranges)
+            marks |= {"ranges": [ranges[key] for key in sorted(ranges)], "generation": self.head.generation + 1}
+            self.head = landing_module.msgspec.structs.replace(self.head, **marks)
             return self.head
 
     return publish
@@ -142,9 +145,9 @@ def _files_of_an_uncertain_head_are_deleted(plain: Any) -> Any:
 
 
 def _grace_begins_before_the_write(plain: Any) -> Any:
-    def publish(self: Landing, **changes: Any) -> Any:
+    def publish(self: Landing, *change: Any, **marks: Any) -> Any:
         began, count = self._clock(), len(self._retired)
-        head = plain(self, **changes)
+        head = plain(self, *change, **marks)
         self._retired[count:] = [(began, names) for _, names in self._retired[count:]]
         return head
 
