@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from blyan.errors import TransientError
 from blyan.serving import WHOLE, Change, Generations, message, read_generations, tell, write_generations
+from blyan_sensors.cursors import read_cursor
 from blyan_sensors.versions import DATA_VERSION
 from resources.lake import LakeResource
 
@@ -33,7 +34,7 @@ FORMAT = 1
 
 
 class Cursor(Struct, frozen=True):
-    """How far everything is.
+    """How far everything is. Without it everything is followed again.
 
     Attributes:
         after: number of the last event that is in the file, by table.
@@ -45,17 +46,6 @@ class Cursor(Struct, frozen=True):
     generation: int = 0
     told: dict[str, int] = {}
     format: int = FORMAT
-
-
-def read_cursor(text: str | None) -> Cursor:
-    """The cursor; an empty one where it is lost, cannot be read or is of another format: everything is followed again."""
-    if text is None:
-        return Cursor()
-    try:
-        cursor = msgspec.json.decode(text, type=Cursor)
-    except msgspec.DecodeError:
-        return Cursor()
-    return cursor if cursor.format == FORMAT else Cursor()
 
 
 def beginning(cursor: Cursor, standing: Generations | None) -> tuple[Cursor, Generations]:
@@ -86,7 +76,7 @@ def invalidation(assets: Sequence[dg.AssetKey]) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         store = lake.open()
-        cursor, before = beginning(read_cursor(context.cursor), read_generations(store))
+        cursor, before = beginning(read_cursor(context.cursor, Cursor), read_generations(store))
         changes, after = _changes(context.instance, assets, cursor.after)
         generations = before.after(changes, above=cursor.generation)
         if generations is not before:

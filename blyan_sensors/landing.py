@@ -27,6 +27,7 @@ from blyan.solana.liveness import Verdict, judge
 from blyan.solana.segments import FOLDER
 from blyan.solana.slots import Grid
 from blyan_assets.checks import LANDING, verdict_fields
+from blyan_sensors.cursors import read_cursor
 from blyan_sensors.versions import DATA_VERSION, last_tag
 from resources.lake import LakeResource
 
@@ -37,22 +38,11 @@ FORMAT = 1
 
 
 class Cursor(Struct, frozen=True):
-    """What was reported: the digest of each sealed range of the head, and whether the landing passed each check."""
+    """What was reported: the digest of each sealed range of the head, and whether the landing passed each check. Without it, Dagster's records are looked at."""
 
     reported: dict[str, str] = {}
     passed: dict[str, bool] = {}
     format: int = FORMAT
-
-
-def read_cursor(text: str | None) -> Cursor:
-    """The cursor; an empty one where it is lost, cannot be read or is of another format, which costs a look at the records."""
-    if text is None:
-        return Cursor()
-    try:
-        cursor = msgspec.json.decode(text, type=Cursor)
-    except msgspec.DecodeError:
-        return Cursor()
-    return cursor if cursor.format == FORMAT else Cursor()
 
 
 def newly_sealed(head: Head, cursor: Cursor, known: Callable[[str], str]) -> tuple[list[tuple[str, str]], Cursor]:
@@ -93,7 +83,7 @@ def landing_sensor(settings: Settings) -> dg.SensorDefinition:
         head = read_head(store)
         if head is None:
             return dg.SensorResult(skip_reason=f"nothing was ever landed in {store.root}: is `blyan follow` running?")
-        reports, cursor = newly_sealed(head, read_cursor(context.cursor), lambda key: last_tag(context.instance, LANDING, key, DATA_VERSION))
+        reports, cursor = newly_sealed(head, read_cursor(context.cursor, Cursor), lambda key: last_tag(context.instance, LANDING, key, DATA_VERSION))
         landed = {each.key: each for each in head.ranges}
         sealed = [_event(landed[key], digest, settings.grid, store.root) for key, digest in reports]
         turns, cursor = turned(judge(head, settings.grid, now=time.time()), cursor)

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from blyan.solana.repair import Plan
 from blyan_assets.reconciliation import last_plan, repair_key
+from blyan_sensors.cursors import read_cursor
 
 EVERY_S = 60
 
@@ -23,21 +24,10 @@ FORMAT = 1
 
 
 class Cursor(Struct, frozen=True):
-    """Number of the event of the inventory that was last carried out."""
+    """Number of the event of the inventory that was last carried out. Without it the newest plan is asked for again, by the same keys."""
 
     inventory: int = -1
     format: int = FORMAT
-
-
-def read_cursor(text: str | None) -> Cursor:
-    """The cursor; an empty one where it is lost, cannot be read or is of another format: the newest plan is asked for again, by the same keys."""
-    if text is None:
-        return Cursor()
-    try:
-        cursor = msgspec.json.decode(text, type=Cursor)
-    except msgspec.DecodeError:
-        return Cursor()
-    return cursor if cursor.format == FORMAT else Cursor()
 
 
 def due(plan: Plan, number: int, cursor: Cursor) -> list[tuple[str, bool]]:
@@ -59,7 +49,7 @@ def repairs(ingest: Any, normalise: Any) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         plan, number = last_plan(context.instance)
-        wanted = due(plan, number, read_cursor(context.cursor))
+        wanted = due(plan, number, read_cursor(context.cursor, Cursor))
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(run_key=repair_key(key, number), partition_key=key, job_name=(ingest if whole else normalise).name)

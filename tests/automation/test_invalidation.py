@@ -28,7 +28,8 @@ from blyan.serving import (
 )
 from blyan.settings import load_settings
 from blyan_assets.build import build_defs
-from blyan_sensors.invalidation import Cursor, beginning, due, name_of, read_cursor
+from blyan_sensors.cursors import read_cursor
+from blyan_sensors.invalidation import Cursor, beginning, due, name_of
 
 BLOCKS = dg.AssetKey(["solana", "blocks"])
 ONE, TWO = Change("solana/blocks", "a", "1"), Change("solana/blocks", "a", "2")
@@ -94,7 +95,7 @@ def test_a_file_that_is_lost_or_older_than_what_was_written_is_made_again_from_t
 
 @pytest.mark.parametrize("text", [None, "", "[]", '{"format": 2}'])
 def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
-    assert read_cursor(text) == Cursor()
+    assert read_cursor(text, Cursor) == Cursor()
 
 
 def test_the_file_reads_as_it_was_written(tmp_path: Path) -> None:

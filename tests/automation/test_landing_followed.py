@@ -20,7 +20,8 @@ from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
 from blyan_assets.checks import LANDING
 from blyan_sensors import stale_ranges
-from blyan_sensors.landing import FORMAT, Cursor, newly_sealed, read_cursor
+from blyan_sensors.cursors import read_cursor
+from blyan_sensors.landing import FORMAT, Cursor, newly_sealed
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
 from tests.landed import land_slots
@@ -57,7 +58,7 @@ def test_a_range_that_left_the_head_is_forgotten() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", '{"reported": 5}', f'{{"reported": {{"a": "1"}}, "format": {FORMAT + 1}}}'])
 def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
-    assert read_cursor(text) == Cursor()
+    assert read_cursor(text, Cursor) == Cursor()
 
 
 # On real records
@@ -118,7 +119,7 @@ def test_a_lost_cursor_finds_what_was_reported_in_the_records(harness: Harness) 
     lost = tick(harness, "not what it was")
 
     assert reported(lost) == []
-    assert set(read_cursor(lost.cursor).reported) == {FIRST}
+    assert set(read_cursor(lost.cursor, Cursor).reported) == {FIRST}
 
 
 def test_no_head_is_told_apart_from_nothing_new(harness: Harness) -> None:

@@ -29,6 +29,7 @@ from blyan.solana.slots import Grid, SlotRange
 from blyan.solana.sources import SlotState
 from blyan_assets.reconciliation import INVENTORY, REPAIRS
 from blyan_sensors import repairs
+from blyan_sensors.cursors import read_cursor
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, QUIET, RAW, Harness
 
@@ -120,7 +121,7 @@ def test_a_plan_that_cannot_be_used_is_an_empty_one(value: object) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", '{"inventory": "x"}', f'{{"inventory": 5, "format": {repairs.FORMAT + 1}}}'])
 def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
-    assert repairs.read_cursor(text) == repairs.Cursor()
+    assert read_cursor(text, repairs.Cursor) == repairs.Cursor()
 
 
 def test_a_plan_is_carried_out_once() -> None:
