@@ -11,6 +11,7 @@ SHA-256 few bytes, because it is the slow part (0.4 GB/s on a CPU without SHA in
 
 - integers: the smallest, then differences from it in the narrowest width that holds them;
 - text and bytes: distinct values in order of appearance, then each row's number among them;
+- floats: their bits;
 - lists: lengths, then the elements; structs: their fields;
 - absent values: number 0 for text, else one bit per row where a column has any, and zero in the place of the value.
 """

@@ -100,6 +100,7 @@ def _list_of(**fields: pa.DataType) -> pa.ListType:
 
 TEXT_LIST = pa.list_(pa.field("element", TEXT))
 COUNT_LIST = pa.list_(pa.field("element", COUNT))
+VECTOR = pa.list_(pa.field("element", pa.float32()))
 
 _SLOT = _shared("block_slot", COUNT, "The block's slot.", nullable=False)
 _HASH = _shared("block_hash", TEXT, "The block's hash, base58. Null where a transaction was recorded without its block.")
@@ -409,13 +410,34 @@ SUMMARIES = Table(
     ("first_slot", "scope", "subject"),
 )
 
+EMBEDDINGS = Table(
+    "corpus/embeddings",
+    "One row per distinct text of a range that is embedded: the gist of its documents, which many share, and each of its summaries.",
+    (
+        _column(
+            "first_slot",
+            COUNT,
+            "Slot of the first document of the range that has this gist. The range's first slot for a summary.",
+            nullable=False,
+        ),
+        _column("text_sha256", TEXT, "SHA-256 of the text as UTF-8, hex.", nullable=False),
+        _column("text", TEXT, "What the vector is of: a document's text without amounts and fees, or a whole summary.", nullable=False),
+        _column("documents", COUNT, "Documents and summaries of the range that it stands for.", nullable=False),
+        _column("vector", VECTOR, "The direction of the text, of length 1. As many components as the model gives.", nullable=False),
+        _column("model", TEXT, "Digest of the embedder, hex. Vectors of two models are never compared.", nullable=False),
+    ),
+    ("first_slot", "text_sha256"),
+    # Components have no pattern: zstd takes 7 % off them, and time.
+    uncompressed=("vector",),
+)
+
 NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES, BLOCK_REWARDS)
 """The six tables that one pass over the raw blocks makes."""
 
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
 
-CORPUS = (DOCUMENTS, SUMMARIES)
+CORPUS = (DOCUMENTS, SUMMARIES, EMBEDDINGS)
 """The tables of text that are made from the normalised ones."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}
