@@ -16,6 +16,7 @@ from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import DERIVED
 from blyan_assets.checks import asset_key, landing_checks
 from blyan_assets.corpus import corpus_assets
+from blyan_assets.embeddings import embeddings_assets
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.reconciliation import reconciliation
 from blyan_assets.retention import daily_retention, forget_runs
@@ -25,6 +26,7 @@ from blyan_sensors.landing import landing_sensor
 from blyan_sensors.repairs import repairs
 from blyan_sensors.stale_ranges import stale_ranges
 from blyan_sensors.top_up import top_up_history
+from resources.embedder import EmbedderResource
 from resources.lake import LakeResource
 from resources.progress import ProgressResource
 from resources.source import SourceResource
@@ -56,7 +58,7 @@ def build_defs(
         with_marts: whether to include the dbt marts, whose import takes three seconds more.
     """
     known = settings or load_settings()
-    tables: list[Any] = [*solana_assets(known), *corpus_assets(known)]
+    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known)]
     if with_marts:
         from blyan_assets.marts import marts_assets
 
@@ -69,7 +71,9 @@ def build_defs(
         RANGES - dg.AssetSelection.assets(asset_key(RAW_BLOCKS)),
         description="The tables of one range again from its raw blocks, without the source.",
     )
-    build_corpus = dg.define_asset_job("build_corpus", CORPUS, description="One range as text: its documents and summaries from its tables.")
+    build_corpus = dg.define_asset_job(
+        "build_corpus", CORPUS, description="One range as text: its documents and summaries from its tables, and their embeddings."
+    )
     jobs: list[Any] = [ingest_range, normalise_range, build_corpus, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
@@ -92,6 +96,7 @@ def build_defs(
             "lake": LakeResource.of(settings),
             "source": SourceResource.of(settings),
             "progress": ProgressResource(),
+            "embedder": EmbedderResource.of(settings),
             **(resources or {}),
         },
         executor=executor or dg.in_process_executor,

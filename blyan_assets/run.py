@@ -77,7 +77,7 @@ class Bars:
 
     show: Callable[[str, int, int], None]
 
-    def of(self, _log: Any, what: str) -> Progress:
+    def of(self, _log: Any, what: str, _unit: str = "slots") -> Progress:
         """A callback for one piece of work."""
         return lambda done, total: self.show(what, done, total)
 

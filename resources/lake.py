@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from blyan.lake import Lake
 from blyan.settings import Settings, load_settings
@@ -25,8 +25,11 @@ class SettingsResource(dg.ConfigurableResource):  # type: ignore[misc]
 
     @classmethod
     def of(cls, settings: Settings | None) -> SettingsResource:
-        """For these settings, or for the environment's where there are none."""
-        return cls(overrides=settings.model_dump(mode="json", exclude_defaults=True) if settings else {})
+        """For these settings, or for the environment's where there are none; secrets are always the environment's."""
+        if settings is None:
+            return cls(overrides={})
+        secrets = {name for name in type(settings).model_fields if isinstance(getattr(settings, name), SecretStr)}
+        return cls(overrides=settings.model_dump(mode="json", exclude_defaults=True, exclude=secrets))
 
     def settings(self) -> Settings:
         """The settings that hold here."""

@@ -1,6 +1,6 @@
 """How far a step is, told to whoever watches.
 
-Belongs here: turning the callbacks of `blyan.solana.ingest` into log lines. Does not belong here:
+Belongs here: turning callbacks of `blyan` into log lines. Does not belong here:
 progress bars, which the command line puts in the place of this resource.
 """
 
@@ -20,14 +20,14 @@ class ProgressResource(dg.ConfigurableResource):  # type: ignore[misc]
 
     every_s: float = Field(20.0, description="Seconds between two lines.")
 
-    def of(self, log: logging.Logger, what: str) -> Progress:
-        """A callback that says `what` is how far along."""
+    def of(self, log: logging.Logger, what: str, unit: str = "slots") -> Progress:
+        """A callback that says `what` is how far along, counted in `unit`."""
         last = time.monotonic()
 
         def tell(done: int, total: int) -> None:
             nonlocal last
             if time.monotonic() - last >= self.every_s:
                 last = time.monotonic()
-                log.info("%s: %d of %d slots", what, done, total)
+                log.info("%s: %d of %d %s", what, done, total, unit)
 
         return tell

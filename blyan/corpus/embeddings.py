@@ -24,7 +24,7 @@ from blyan.corpus.embedder import Embedder, Vectors
 from blyan.corpus.embedding_cache import TEXTS_PER_FILE, EmbeddingCache
 from blyan.corpus.gist import GIST, gist
 from blyan.digest import split_units
-from blyan.errors import MissingObjectError
+from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Commit, Lake
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES, Table
 from blyan.solana.slots import SlotRange
@@ -149,19 +149,21 @@ def vectors_of(lake: Lake, slots: SlotRange) -> Iterator[RangeVectors]:
 
     Raises:
         MissingObjectError: the range has no embeddings.
+        PermanentError: they are of several models, or dimensions.
     """
     rows = sum(file.rows for file in lake.files(EMBEDDINGS, keys=[slots.key]))
     digests, model, done = np.empty(rows, "S64"), "", 0
     with tempfile.TemporaryFile() as file:
         vectors: Vectors = np.empty((0, 0), np.float32)
         for batch in _stored(lake, slots):
-            part = _matrix(batch["vector"])
             if not done:
                 model = batch["model"][0].as_py()
-                vectors = np.memmap(file, np.float32, "w+", shape=(rows, part.shape[1]))
-            vectors[done : done + len(part)] = part
-            digests[done : done + len(part)] = batch["text_sha256"].to_numpy(zero_copy_only=False).astype("S64")
-            done += len(part)
+                vectors = np.memmap(file, np.float32, "w+", shape=(rows, len(batch["vector"][0])))
+            _check_alike(batch, model, vectors.shape[1], where=f"{EMBEDDINGS.name} {slots.key}")
+            here = slice(done, done + len(batch))
+            vectors[here] = batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
+            digests[here] = batch["text_sha256"].to_numpy(zero_copy_only=False).astype("S64")
+            done += len(batch)
         yield RangeVectors(model, vectors, digests)
 
 
@@ -293,10 +295,16 @@ def _stored(lake: Lake, slots: SlotRange) -> Iterable[pa.RecordBatch]:
     return lake.read(EMBEDDINGS, key=slots.key, columns=["text_sha256", "documents", "vector", "model"], batch_rows=TEXTS_PER_FILE)
 
 
-def _matrix(vectors: pa.ListArray) -> Vectors:
-    """Lists of one size as rows."""
-    matrix: Vectors = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-    return matrix
+def _check_alike(batch: pa.RecordBatch, model: str, dimension: int, *, where: str) -> None:
+    """All vectors are of one model, and have its dimension."""
+    sizes = pc.min_max(pc.list_value_length(batch["vector"])).as_py()
+    models = pc.unique(batch["model"]).to_pylist()
+    remedy = "materialise the range again"
+    if models != [model]:
+        raise PermanentError(f"the vectors are of {len({model, *models})} models", where=where, remedy=remedy)
+    if (sizes["min"], sizes["max"]) != (dimension, dimension):
+        low, high = min(sizes["min"], dimension), max(sizes["max"], dimension)
+        raise PermanentError(f"the vectors have {low} to {high} components", where=where, remedy=remedy)
 
 
 def _digests(texts: pa.Array) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]]:

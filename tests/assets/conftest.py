@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +12,18 @@ import pytest
 from blyan.lake import Lake
 from blyan.settings import Settings, load_settings
 from blyan_assets.build import build_defs
+from tests.unit.test_embedding_cache import Hashed
+
+
+@dataclass
+class Small:
+    """Opens the embedder of the tests in the place of a model, which takes seconds."""
+
+    model: Hashed = field(default_factory=Hashed)
+
+    def open(self) -> Hashed:
+        return self.model
+
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -41,7 +54,7 @@ def run(settings: Settings, instance: dg.DagsterInstance) -> Run:
     """Run a job of the graph for one range: `run("ingest_range", key, **resources)`."""
 
     def run_job(job: str, key: str, **resources: object) -> dg.ExecuteInProcessResult:
-        made = build_defs(settings=settings, resources=resources, with_marts=False).resolve_job_def(job)
+        made = build_defs(settings=settings, resources={"embedder": Small(), **resources}, with_marts=False).resolve_job_def(job)
         return made.execute_in_process(instance=instance, partition_key=key, run_config=QUIET, raise_on_error=False)
 
     return run_job

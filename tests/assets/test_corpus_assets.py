@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 
 from blyan.corpus.ranges import account_of
 from blyan.lake import Lake
-from blyan.schemas import DOCUMENTS, SUMMARIES
+from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.solana.slots import SlotRange
 from blyan_assets.corpus import ACCOUNTED
+from blyan_assets.embeddings import CHECKED
 from tests.assets.conftest import Run
 
 FIRST, SLOTS = "000000000000", SlotRange(0, 7)
@@ -24,10 +25,14 @@ def test_a_range_is_rendered_checked_and_versioned_by_its_content(run: Run, lake
         event.asset_key.path[-1]: event for event in (e.step_materialization_data.materialization for e in result.get_asset_materialization_events())
     }
     assert {name: event.tags["dagster/data_version"] for name, event in made.items()} == {
-        table.short_name: lake.partitions(table)[FIRST].digest for table in (DOCUMENTS, SUMMARIES)
+        table.short_name: lake.partitions(table)[FIRST].digest for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS)
     }
     evaluated = {(check.asset_key.path[-1], check.check_name): check for check in result.get_asset_check_evaluations()}
-    assert evaluated.keys() == {("documents", "schema"), ("summaries", "schema"), *(("documents", name) for name in ACCOUNTED)}
+    assert evaluated.keys() == {
+        *((table, "schema") for table in ("documents", "summaries", "embeddings")),
+        *(("documents", name) for name in ACCOUNTED),
+        *(("embeddings", name) for name in CHECKED),
+    }
     assert all(check.passed and check.partition == FIRST for check in evaluated.values())
     again = run("build_corpus", FIRST)
     assert not any(
