@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from blyan.corpus.minilm import PACKAGE
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = sorted((REPOSITORY / "benchmarks").glob("*.py"))
@@ -88,3 +91,18 @@ def test_the_embedded_chain_prints_its_figures() -> None:
     figures = figures_of("benchmarks/embedded.py", "--slots", "3", "--transactions", "2")
     assert {"embedded_tx_per_cpu_s", "embedded_peak_rss_mb"} < {figure["figure"] for figure in figures}
     assert all(figure["value"] > 0 for figure in figures)
+
+
+def test_the_embedding_benchmark_prints_its_figures(shared_data: Path) -> None:
+    if missing := [name for name in ("onnx", "onnxruntime", "tokenizers", PACKAGE) if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    (path,) = (shared_data / "solana" / "blocks").glob("332254855-json-*")
+    figures = figures_of("benchmarks/embed.py", "--texts", "12", "--input", str(path))
+    rates = [figure for figure in figures if figure["figure"] == "texts_per_cpu_s"]
+    assert {(figure["texts_of"], figure["precision"], figure["cores"]) for figure in rates} == {
+        (kind, precision, cores) for kind in ("sentences", "transactions", "gists") for precision in ("fp32", "int8") for cores in (1, 2)
+    }
+    assert all(figure["value"] > 0 and figure["tokens_per_text"] > 10 for figure in rates)
+    assert all(0.93 < figure["value"] <= 1 for figure in figures if figure["figure"] == "int8_cosine_mean")
+    (saved,) = [figure for figure in figures if figure["figure"] == "gist_saved_share"]
+    assert saved["value"] == round(1 - saved["distinct_gists"] / saved["documents"], 4) > 0.5
