@@ -39,13 +39,12 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 
 
 @pytest.fixture
-def ranges(run: Run) -> None:
-    """Two ranges with their tables."""
-    for key in (FIRST, SECOND):
-        assert run("ingest_range", key).success
+def tables(run: Run) -> None:
+    """A range with its tables."""
+    assert run("ingest_range", FIRST).success
 
 
-@pytest.mark.usefixtures("ranges")
+@pytest.mark.usefixtures("tables")
 def test_a_range_is_embedded_checked_and_versioned_by_its_content(run: Run, lake: Lake) -> None:
     small = Small()
     result = run("build_corpus", FIRST, embedder=small)
@@ -63,11 +62,12 @@ def test_a_range_is_embedded_checked_and_versioned_by_its_content(run: Run, lake
     assert again[0] == version
     assert (again[1]["content changed"], again[1]["embedded"], again[1]["saved share"]) == (False, 0, 1.0)
 
+    assert run("ingest_range", SECOND).success
     _, other = made(run("build_corpus", SECOND, embedder=Small()))
     assert other["from cache"] > 0, "gists of the first range are not embedded again"
 
 
-@pytest.mark.usefixtures("ranges")
+@pytest.mark.usefixtures("tables")
 def test_another_model_is_another_version(run: Run) -> None:
     version, _ = made(run("build_corpus", FIRST))
     other, told = made(run("build_corpus", FIRST, embedder=Small(Hashed("1" * 64))))
@@ -83,7 +83,7 @@ class Long(Hashed):
         return super().vectors(texts) * 2
 
 
-@pytest.mark.usefixtures("ranges")
+@pytest.mark.usefixtures("tables")
 def test_vectors_that_are_no_directions_fail_the_check_that_says_so(run: Run) -> None:
     result = run("build_corpus", FIRST, embedder=Small(Long()))
     assert verdicts(result) == {"schema": True, "every_text_has_a_vector": True, "every_vector_is_a_direction": False}
@@ -97,7 +97,7 @@ class Broken(Hashed):
         return super().vectors(texts)[:, :-1]
 
 
-@pytest.mark.usefixtures("ranges")
+@pytest.mark.usefixtures("tables")
 def test_a_model_of_another_dimension_fails_the_step_and_says_so(run: Run, lake: Lake) -> None:
     result = run("build_corpus", FIRST, embedder=Small(Broken()))
     assert not result.success
@@ -113,7 +113,7 @@ def test_embeddings_without_documents_fail_and_say_what_is_missing(settings: Set
     assert "MissingObjectError" in str(failure.step_failure_data.error)
 
 
-@pytest.mark.usefixtures("ranges")
+@pytest.mark.usefixtures("tables")
 def test_the_default_model_embeds_a_range(run: Run, settings: Settings, lake: Lake) -> None:
     if missing := [name for name in ("onnx", "onnxruntime", "tokenizers", minilm.PACKAGE) if importlib.util.find_spec(name) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")

@@ -6,7 +6,7 @@ import re
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.corpus.gist import gist
@@ -44,6 +44,7 @@ COUNT = st.integers(0, 10**9)
 WORDLESS = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGH123456789", min_size=16, max_size=44)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(AMOUNT, COUNT, COUNT, AMOUNT, AMOUNT, AMOUNT, WORDLESS, COUNT, AMOUNT, COUNT, AMOUNT, COUNT), min_size=2, max_size=5))
 def test_documents_that_differ_in_amounts_alone_have_one_gist(values: list[tuple[object, ...]]) -> None:
     found = gist(pa.array([SWAP.format(*each) for each in values]))
@@ -82,6 +83,7 @@ def test_words_of_a_memo_stay(memo: str) -> None:
     assert all(word in of(f"Token transfer succeeded.\nMemo {memo}") for word in words)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_has_a_gist_and_the_outcome_stays(text: str) -> None:
     assert of(f"Swap succeeded; @0 paid 0.1 SOL in fees.\n{text}").startswith("Swap succeeded.")
