@@ -389,6 +389,28 @@ def sql(
 
 
 @app.command()
+def samples(
+    slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Only questions that begin at these slots.")] = None,
+    split: Annotated[Literal["train", "validation", "test"] | None, typer.Option(help="Only those of one split.")] = None,
+    flagged: Annotated[bool, typer.Option(help="Whether to print samples with odd text, such as memos that read like instructions.")] = True,
+) -> None:
+    """Print instruction-tuning samples as conversations, one JSON object a line."""
+    from pathlib import Path
+
+    from blyan.corpus.chat import chat_lines
+    from blyan.corpus.registry import load_registry
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+    from blyan.solana.slots import SlotRange
+
+    settings = load_settings()
+    registry = load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
+    bounds = SlotRange.parse(slots) if slots else None
+    for line in chat_lines(Lake.from_settings(settings), registry, slots=bounds, split=split, flagged=flagged):
+        sys.stdout.write(line + "\n")
+
+
+@app.command()
 def ranges(output: Annotated[Output, typer.Option("-o", "--output")] = "table") -> None:
     """What the grid has, what the lake holds of it, and what is missing."""
     import json

@@ -434,10 +434,56 @@ EMBEDDINGS = Table(
 NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES, BLOCK_REWARDS)
 """The six tables that one pass over the raw blocks makes."""
 
+SAMPLES = Table(
+    "corpus/samples",
+    "Instruction-tuning samples: one row per question about the tables, with the SQL that answers it, the answer, and what it rests on. "
+    "The SQL gives the same answer whatever else the lake gets. Where the tables cannot tell, there is no SQL, and the answer says why.",
+    (
+        _column("first_slot", COUNT, "First slot that the question is about.", nullable=False),
+        _column("last_slot", COUNT, "Last slot that the question is about.", nullable=False),
+        _column("id", TEXT, "Digest of question, SQL and answer, 32 hex digits.", nullable=False),
+        _column("family", TEXT, "Which question it is, by its name in `blyan/corpus/questions.toml`.", nullable=False),
+        _column("scope", TEXT, "What it is about: `transaction`, `block`, `account`, `token`, `program` or `window`, several slots.", nullable=False),
+        _column("difficulty", COUNT, "1 for columns of one table, 2 for aggregates, orders or joins, 3 for several steps.", nullable=False),
+        _column("question", TEXT, "The question, in one of its phrasings. Text that anyone may write is quoted in it.", nullable=False),
+        _column("sql", TEXT, "One SELECT in DuckDB's SQL, as `blyan sql` takes it. Null where the tables cannot tell."),
+        _column("parameters", _list_of(key=TEXT, value=TEXT), "What was drawn from the rows for it.", nullable=False),
+        _column(
+            "answer",
+            TEXT,
+            "The result as JSON, `columns` and `rows`; decimals, and integers beyond 2^53, as text. Null where the tables cannot tell.",
+        ),
+        _column("answer_text", TEXT, "The answer in words, with every value of the result; or why the tables cannot tell.", nullable=False),
+        _column(
+            "citations",
+            _list_of(block_slot=COUNT, tx_signature=TEXT),
+            "The first five blocks or transactions that the answer rests on; the signature is null for a block.",
+            nullable=False,
+        ),
+        _column("rests_on", COUNT, "How many blocks or transactions that is in all.", nullable=False),
+        _column(
+            "sources",
+            _list_of(table=TEXT, content_sha256=TEXT),
+            "The tables that the SQL reads, with the digest that their rows of the range had.",
+            nullable=False,
+        ),
+        _column(
+            "structural_key",
+            TEXT,
+            "Digest of the family and of its SQL with the parameters masked, 32 hex digits: samples that share it differ in values and "
+            "phrasing alone.",
+            nullable=False,
+        ),
+        _column("split", TEXT, "`train`, `validation` or `test`, by the structural key, so that near-duplicates stay together.", nullable=False),
+        _column("flags", TEXT_LIST, "What is odd about texts in it that anyone may write, such as `instruction_like`.", nullable=False),
+    ),
+    ("first_slot", "last_slot", "family", "id"),
+)
+
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
 
-CORPUS = (DOCUMENTS, SUMMARIES, EMBEDDINGS)
+CORPUS = (DOCUMENTS, SUMMARIES, EMBEDDINGS, SAMPLES)
 """The tables of text that are made from the normalised ones."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}

@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         None, description="TOML file of further names of programs and mints, in the form of `blyan/corpus/registry.toml`, put above those there."
     )
 
+    corpus_samples_per_family: int = Field(
+        20, ge=1, le=10_000, description="Instruction-tuning samples of one family of questions that a range gets, at most."
+    )
+
     embedder: Literal["minilm-int8", "minilm-fp32", "sentence-transformers", "endpoint"] = Field(
         "minilm-int8",
         description="What makes vectors of texts. minilm-int8 and minilm-fp32: all-MiniLM-L6-v2 on the CPU, which comes with the installation. "

@@ -20,6 +20,7 @@ from blyan_assets.embeddings import embeddings_assets
 from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.reconciliation import reconciliation
 from blyan_assets.retention import daily_retention, forget_runs
+from blyan_assets.samples import samples_assets
 from blyan_assets.solana import solana_assets
 from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
@@ -58,7 +59,7 @@ def build_defs(
         with_marts: whether to include the dbt marts, whose import takes three seconds more.
     """
     known = settings or load_settings()
-    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known)]
+    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known), *samples_assets(known)]
     if with_marts:
         from blyan_assets.marts import marts_assets
 
