@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def _not_one_select(sample: dict[str, Any]) -> str | None:
     query = _parsed(sample["sql"])
     if isinstance(query, str):
         return query
-    from sqlglot import exp
+    from sqlglot import exp  # after `_parsed`, which imports it quietly
 
     if not isinstance(query, exp.Query) or query.find(exp.DML, exp.DDL, exp.Command, exp.Into):
         return "it does more than select"
@@ -139,7 +140,10 @@ def _not_one_select(sample: dict[str, Any]) -> str | None:
 
 
 def _parsed(sql: str) -> exp.Expr | str:
-    import sqlglot
+    with warnings.catch_warnings():
+        # dagster-dbt asks for sqlglot's parser in Rust beside the one in C that is used, and sqlglot says that it is deprecated.
+        warnings.filterwarnings("ignore", "sqlglotrs is deprecated", DeprecationWarning)
+        import sqlglot
 
     try:
         parsed = sqlglot.parse(sql, dialect="duckdb")
@@ -189,7 +193,9 @@ def _unbounded(select: exp.Select, slots: SlotRange) -> list[str]:
         if isinstance(table, exp.Table) and _name_of(table) in _READABLE:
             column_of[table.alias_or_name] = _READABLE[_name_of(table)].key[0]
     bounded = {source.alias_or_name for source in sources} - column_of.keys()
-    conditions = [each for each in (select.args.get("where"), *joins) if each is not None]
+    # What an outer join demands does not hold of all its rows.
+    inner = [join for join in joins if not join.side and join.kind in ("", "INNER", "CROSS")]
+    conditions = [each for each in (select.args.get("where"), *inner) if each is not None]
     conjuncts: list[exp.Expr] = []
     for condition in conditions:
         top = condition.args.get("on") if isinstance(condition, exp.Join) else condition.this
@@ -294,8 +300,8 @@ class _Told:
         if sample["answer"] is not None or not sample["answer_text"].startswith("The tables cannot tell"):
             return "it has no SQL and does not abstain"
         family = self._families.get(sample["family"])
-        if family is None:
-            return None
+        if family is None or not family.lacks:
+            return "its family does not abstain"
         had = [name for name in self._columns if any(word in name for word in family.lacks)]
         return f"the tables have {', '.join(had)}" if had else None
 
@@ -314,6 +320,6 @@ _WORD = re.compile(r"[-0-9A-Za-z.]+")
 def _is_told(value: Any, text: str) -> bool:
     """Whether a value stands in a text by itself: 12 is not told by 312 or by 12.5. A text may stand there quoted."""
     said = str(value)
-    if _WORD.fullmatch(said):
-        return re.search(rf"(?<![0-9A-Za-z]){re.escape(said)}(?![0-9A-Za-z]|\.\d)", text) is not None
-    return said in text or quote(said) in text
+    if quote(said) in text:
+        return True
+    return re.search(rf"(?<![0-9A-Za-z]){re.escape(said)}(?![0-9A-Za-z]|\.\d)", text) is not None if _WORD.fullmatch(said) else said in text

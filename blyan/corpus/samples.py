@@ -95,7 +95,7 @@ class Made:
         return pa.Table.from_pylist(sorted(self.rows, key=lambda row: [row[name] for name in SAMPLES.key]), SAMPLES.arrow_schema())
 
 
-def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_family: int) -> tuple[Commit, Made]:
+def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_family: int, questions: Questions | None = None) -> tuple[Commit, Made]:
     """Make the samples of a range whose tables and corpus the lake has.
 
     The same rows, registry and number give the same samples, and a second run commits nothing.
@@ -105,11 +105,12 @@ def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_famil
         slots: a range of the grid.
         registry: names of programs and mints.
         per_family: samples of one family, at most.
+        questions: the families; those of the project by default.
 
     Raises:
         MissingObjectError: the range, or its corpus, is not materialised.
     """
-    questions = load_questions()
+    questions = questions or load_questions()
     digests = digests_of(lake, slots)
     made = Made(windows=windows_of(slots))
     for number, window in enumerate(made.windows):
@@ -121,12 +122,12 @@ def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_famil
         for unit, rows in split_units(SAMPLES, made.table()):
             stage.write(unit, rows)
         staged = stage.close()
-    return lake.commit(SAMPLES, slots.key, [staged], metadata={"blyan.samples": version(registry, per_family=per_family)}), made
+    return lake.commit(SAMPLES, slots.key, [staged], metadata={"blyan.samples": version(questions, registry, per_family=per_family)}), made
 
 
-def version(registry: Registry, *, per_family: int) -> str:
+def version(questions: Questions, registry: Registry, *, per_family: int) -> str:
     """What samples depend on besides their rows."""
-    return f"sampler {SAMPLER}, questions {load_questions().digest[:16]}, registry {registry.digest[:16]}, {per_family} of a family"
+    return f"sampler {SAMPLER}, questions {questions.digest[:16]}, registry {registry.digest[:16]}, {per_family} of a family"
 
 
 def windows_of(slots: SlotRange) -> list[SlotRange]:
@@ -243,6 +244,9 @@ class _Asker:
             text = answer_text(family, about, columns, rows, self._registry)
             citations, behind = self._evidence(bind(self._questions.evidence(family), about))
         texts = [value for value in itertools.chain(drawn.values(), *rows) if isinstance(value, str)]
+        odd = {flag for text in texts for flag in flags_of(text)}
+        if "{text:verbatim}" in family.answer:
+            odd.discard("long_text")  # a document may be long
         sample = {
             "first_slot": first if slot is None or "{first}" in (family.sql or "") else slot,
             "last_slot": last if slot is None or "{first}" in (family.sql or "") else slot,
@@ -260,7 +264,7 @@ class _Asker:
             "sources": [{"table": table, "content_sha256": self._digests[table]} for table in tables_of(family.sql or "")],
             "structural_key": structural_key(name, family),
             "split": split_of(structural_key(name, family)),
-            "flags": sorted({flag for text in texts for flag in flags_of(text)}),
+            "flags": sorted(odd),
         }
         return sample, family.sql is not None and all(_is_nothing(value) for row in rows for value in row)
 

@@ -33,7 +33,9 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Three ranges of eight slots, four transactions each."""
-    return load_settings(lake=str(tmp_path / "lake"), horizon_slot=24, slots_per_range=8, embedded_transactions_per_slot=4)
+    return load_settings(
+        lake=str(tmp_path / "lake"), horizon_slot=24, slots_per_range=8, embedded_transactions_per_slot=4, corpus_samples_per_family=2
+    )
 
 
 @pytest.fixture

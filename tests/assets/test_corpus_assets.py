@@ -24,11 +24,10 @@ def test_a_range_is_rendered_checked_and_versioned_by_its_content(run: Run, lake
     made = {
         event.asset_key.path[-1]: event for event in (e.step_materialization_data.materialization for e in result.get_asset_materialization_events())
     }
-    assert {name: event.tags["dagster/data_version"] for name, event in made.items()} == {
-        table.short_name: lake.partitions(table)[FIRST].digest for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS)
-    }
+    for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS):
+        assert made[table.short_name].tags["dagster/data_version"] == lake.partitions(table)[FIRST].digest
     evaluated = {(check.asset_key.path[-1], check.check_name): check for check in result.get_asset_check_evaluations()}
-    assert evaluated.keys() == {
+    assert evaluated.keys() > {
         *((table, "schema") for table in ("documents", "summaries", "embeddings")),
         *(("documents", name) for name in ACCOUNTED),
         *(("embeddings", name) for name in CHECKED),

@@ -1,0 +1,74 @@
+"""Samples of recorded mainnet blocks: their answers are those of plain Python over the rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from recorded_files import manifest
+
+from blyan.corpus.ranges import write_corpus
+from blyan.corpus.registry import load_registry
+from blyan.corpus.sample_checks import check_samples
+from blyan.corpus.samples import write_samples
+from blyan.schemas import SAMPLES
+from tests.sample_oracles import ORACLES, Question, Rows
+
+pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
+
+BLOCKS = ["blocks/110130000-jsonParsed", "blocks/254170887", "blocks/285000037"]
+LITTLE = ["blocks/138802069", "blocks/1021085"]
+"""Blocks of which little was recorded: signatures alone; no metadata."""
+
+
+@pytest.fixture(scope="session")
+def sampled(recorded):
+    known = {}
+
+    def find(start, per_family=4):
+        if start not in known:
+            one = recorded(start)
+            write_corpus(one.lake, one.slots, load_registry(), vote_share=0.05)
+            write_samples(one.lake, one.slots, load_registry(), per_family=per_family)
+            known[start] = one
+        return known[start]
+
+    return find
+
+
+@pytest.mark.parametrize("start", BLOCKS)
+def test_answers_are_those_of_plain_python_over_the_rows(sampled, start):
+    one = sampled(start)
+    rows, compared = Rows(one.lake, one.slots), Counter()
+    for sample in one.rows(SAMPLES):
+        if sample["family"] in ORACLES:
+            wanted = ORACLES[sample["family"]](Question(rows, sample))
+            assert json.loads(sample["answer"])["rows"] == wanted, (sample["family"], sample["question"])
+            compared[sample["family"]] += 1
+    assert len(compared) >= 38
+    assert compared.total() >= 130
+
+
+@pytest.mark.parametrize("start", [*BLOCKS, *LITTLE])
+def test_samples_of_a_recorded_block_hold(sampled, start):
+    one = sampled(start)
+    findings = check_samples(one.lake, one.slots)
+    assert [(finding.name, finding.examples) for finding in findings if not finding.passed] == []
+    assert all(finding.checked > 20 for finding in findings)
+
+
+def test_an_oracle_would_notice_a_wrong_answer(sampled):
+    """The comparison above can tell: with another parameter, nearly every oracle gives other rows."""
+    one = sampled(BLOCKS[1])
+    rows, others, noticed, tried = Rows(one.lake, one.slots), {}, set(), set()
+    for sample in one.rows(SAMPLES):
+        if sample["family"] in ORACLES and sample["scope"] in ("transaction", "account", "token", "program"):
+            before = others.get(sample["family"])
+            others[sample["family"]] = sample
+            if before is not None:
+                tried.add(sample["family"])
+                if ORACLES[sample["family"]](Question(rows, before)) != json.loads(sample["answer"])["rows"]:
+                    noticed.add(sample["family"])
+    assert len(tried) > 25
+    assert len(noticed) > 0.9 * len(tried), tried - noticed
