@@ -13,12 +13,13 @@ import hashlib
 import json
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blyan.corpus.questions import canonical, load_questions
-from blyan.corpus.samples import digests_of
+from blyan.corpus.samples import MEMORY_LIMIT, WINDOW_SLOTS, digests_of
 from blyan.corpus.untrusted import quote
 from blyan.errors import PermanentError
 from blyan.lake import Lake
@@ -81,7 +82,8 @@ def check_samples(lake: Lake, slots: SlotRange, *, reexecuted: int = REEXECUTED)
         MissingObjectError: the range, or its samples, is not materialised.
     """
     samples = [row for batch in lake.read(SAMPLES, key=slots.key) for row in batch.to_pylist()]
-    with connect(lake, slots=slots) as connection:
+    with connect(lake, tables=_READABLE.values(), slots=slots) as connection:
+        connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
         tests: dict[str, Callable[[dict[str, Any]], str | None]] = {
             "one_read_only_select": _not_one_select,
             "within_the_range": lambda sample: _outside(sample, slots),
@@ -249,17 +251,22 @@ class _Cited:
         import pyarrow as pa
 
         self._digests = digests
-        cited = {(entry["block_slot"], entry["tx_signature"]) for sample in samples for entry in sample["citations"]}
-        slots, signatures = [slot for slot, _ in cited], [signature for _, signature in cited]
-        connection.register("cited", pa.table({"slot": pa.array(slots, pa.int64()), "signature": pa.array(signatures, pa.string())}))
-        self._missing = set(
-            connection.execute(
-                """select slot, signature from cited where signature is null and slot not in (select slot from solana.completeness)
-                union all select slot, signature from cited anti join solana.transactions t on t.block_slot = cited.slot and t.signature = cited.signature
-                where cited.signature is not null"""
+        self._missing: set[tuple[int, str | None]] = set()
+        near: dict[int, set[tuple[int, str | None]]] = defaultdict(set)
+        for sample in samples:
+            for entry in sample["citations"]:
+                near[entry["block_slot"] // WINDOW_SLOTS].add((entry["block_slot"], entry["tx_signature"]))
+        for window, cited in near.items():
+            # A literal bound for each: joined to all of a large range at once, every row of it would be read.
+            bounds = f"between {window * WINDOW_SLOTS} and {(window + 1) * WINDOW_SLOTS - 1}"
+            slots, signatures = zip(*cited, strict=True)
+            connection.register("cited", pa.table({"slot": pa.array(slots, pa.int64()), "signature": pa.array(signatures, pa.string())}))
+            found = connection.execute(
+                f"""select slot, null from solana.completeness where slot {bounds}
+                    union all select block_slot, signature from solana.transactions semi join cited using (signature) where block_slot {bounds}"""  # noqa: S608 - numbers
             ).fetchall()
-        )
-        connection.unregister("cited")
+            connection.unregister("cited")
+            self._missing |= cited - set(found)
 
     def missing(self, sample: dict[str, Any]) -> str | None:
         """What is wrong with what a sample cites."""

@@ -34,13 +34,13 @@ def test_a_range_gets_samples_that_are_checked_and_versioned_by_their_content(ru
     assert result.success
     made = materialisation(result)
     assert made.tags["dagster/data_version"] == lake.partitions(SAMPLES)[FIRST].digest
-    assert made.metadata["rows"].value > 100
+    assert made.metadata["rows"].value > 70
     assert made.metadata["families"].value > 70
     assert made.metadata["windows"].value == "0-7"
     found = evaluations(result)
     assert found.keys() == {"schema", *CHECKS}
     assert all(check.passed and check.partition == FIRST for check in found.values())
-    assert found["reexecutes_to_its_answer"].metadata["samples checked"].value > 100
+    assert found["reexecutes_to_its_answer"].metadata["samples checked"].value > 60
     assert not materialisation(run("build_corpus", FIRST)).metadata["content changed"].value
 
 

