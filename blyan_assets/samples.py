@@ -23,7 +23,7 @@ from blyan_assets.tables import table_attributes, table_result
 from resources.lake import LakeResource
 
 SAMPLES_POOL = "samples"
-"""Steps that make samples at once: each has up to a gigabyte in memory."""
+"""Steps that make samples at once: each uses one core and about 600 MB."""
 
 
 def samples_assets(settings: Settings) -> list[dg.AssetsDefinition]:
