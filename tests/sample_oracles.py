@@ -514,3 +514,283 @@ def window_fee_jump(q: Question) -> list[list[Any]]:
     slots = sorted(fees)
     rises = sorted((-(fees[slot] - fees[before]), slot) for before, slot in itertools.pairwise(slots))[:3]
     return [[slot, text(-fall)] for fall, slot in rises]
+
+
+# The other families, most of them columns of one row
+
+
+@oracle
+def transaction_outcome(q: Question) -> list[list[Any]]:
+    return [[q.transaction["status"], q.transaction["err"]]]
+
+
+@oracle
+def transaction_failure(q: Question) -> list[list[Any]]:
+    (document,) = q.part(q.rows.documents)
+    return [[document["error_class"], q.transaction["err"]]]
+
+
+@oracle
+def transaction_what(q: Question) -> list[list[Any]]:
+    (document,) = q.part(q.rows.documents)
+    return [[document["kind"], document["text"], document["accounts"]]]
+
+
+@oracle
+def transaction_kind(q: Question) -> list[list[Any]]:
+    (document,) = q.part(q.rows.documents)
+    return [[document["kind"], next(entry["rule"] for entry in document["rules"] if entry["label"] == "kind")]]
+
+
+@oracle
+def transaction_sol_transfers(q: Question) -> list[list[Any]]:
+    moves = sorted((row for row in q.part(q.rows.transfers) if row["transfer_type"] == "transfer"), key=lambda row: row["ordinal"])
+    return [[row["source"], row["destination"], text(row["value"])] for row in moves[:10]]
+
+
+@oracle
+def transaction_token_transfers(q: Question) -> list[list[Any]]:
+    moves = sorted((row for row in q.part(q.rows.transfers) if row["transfer_type"].startswith("spl-transfer")), key=lambda row: row["ordinal"])
+    return [[row["source"], row["destination"], text(row["value"]), row["decimals"], row["mint"]] for row in moves[:10]]
+
+
+@oracle
+def transaction_token_changes(q: Question) -> list[list[Any]]:
+    """From the token balances before and after, which other columns have."""
+    one = q.transaction
+    sums: dict[tuple[int, str], Decimal] = defaultdict(Decimal)
+    decimals: dict[str, int] = {}
+    for sign, column in ((-1, "pre_token_balances"), (1, "post_token_balances")):
+        for entry in one[column] or []:
+            sums[entry["account_index"], entry["mint"]] += sign * entry["amount"]
+            decimals[entry["mint"]] = entry["decimals"]
+    changed = sorted((at, mint) for (at, mint), change in sums.items() if change)[:10]
+    return [[one["accounts"][at]["pubkey"], text(sums[at, mint]), decimals[mint], mint] for at, mint in changed]
+
+
+@oracle
+def transaction_compute(q: Question) -> list[list[Any]]:
+    return [[q.transaction["compute_units_consumed"], q.transaction["compute_unit_limit"]]]
+
+
+@oracle
+def transaction_depth(q: Question) -> list[list[Any]]:
+    calls = [(-row["stack_height"], row["ordinal"], row["program_id"]) for row in q.part(q.rows.instructions) if row["stack_height"] is not None]
+    height, _, program = min(calls)
+    return [[-height, program]]
+
+
+@oracle
+def transaction_memo(q: Question) -> list[list[Any]]:
+    memos = sorted((row["ordinal"], row["parsed"]) for row in q.part(q.rows.instructions) if row["parsed"] is not None)
+    return [[memo] for _, memo in memos[:5]]
+
+
+def block_of(q: Question) -> Row:
+    (found,) = [row for row in q.rows.blocks if row["slot"] == int(q.slot)]
+    return found
+
+
+@oracle
+def block_leader(q: Question) -> list[list[Any]]:
+    """From the rewards, which another table has."""
+    (reward,) = [row for row in q.rows.of(schemas.BLOCK_REWARDS) if row["block_slot"] == int(q.slot) and row["reward_type"] == "Fee"]
+    return [[reward["pubkey"], text(reward["lamports"])]]
+
+
+@oracle
+def block_parent(q: Question) -> list[list[Any]]:
+    one = block_of(q)
+    return [[one["parent_slot"], one["previous_block_hash"], len(range(one["parent_slot"] + 1, one["slot"]))]]
+
+
+@oracle
+def block_identity(q: Question) -> list[list[Any]]:
+    one = block_of(q)
+    return [[one["block_hash"], one["height"], one["block_timestamp"].isoformat() if one["block_timestamp"] else None]]
+
+
+@oracle
+def block_compute(q: Question) -> list[list[Any]]:
+    units = [row["compute_units_consumed"] for row in q.block if row["compute_units_consumed"] is not None]
+    return [[sum(units), max(units)]]
+
+
+@oracle
+def block_rewards(q: Question) -> list[list[Any]]:
+    by_type: dict[str, list[Decimal]] = defaultdict(list)
+    for row in q.rows.of(schemas.BLOCK_REWARDS):
+        if row["block_slot"] == int(q.slot):
+            by_type[row["reward_type"] or "unnamed"].append(row["lamports"])
+    return [[kind, len(paid), total(paid)] for kind, paid in sorted(by_type.items())]
+
+
+@oracle
+def block_payers(q: Question) -> list[list[Any]]:
+    return [[len({payer_of(row) for row in q.others} - {None})]]
+
+
+@oracle
+def slot_state(q: Question) -> list[list[Any]]:
+    return [[row["state"], row["proof"]] for row in q.rows.of(schemas.COMPLETENESS) if row["slot"] == int(q.slot)]
+
+
+@oracle
+def account_assets(q: Question) -> list[list[Any]]:
+    by_mint: dict[str, list[Row]] = defaultdict(list)
+    for row in q.within(q.rows.changes):
+        if row["owner"] == q.account and row["mint"] is not None:
+            by_mint[row["mint"]].append(row)
+    ranked = sorted(by_mint.items(), key=lambda item: (-len(item[1]), item[0]))[:5]
+    return [[mint, len(found), total(row["change"] for row in found), max(row["decimals"] for row in found)] for mint, found in ranked]
+
+
+@oracle
+def account_programs(q: Question) -> list[list[Any]]:
+    mine = {(row["block_slot"], row["index"]) for row in q.paid_by(q.account)}
+    calls = {(place(row), row["program_id"]) for row in q.rows.instructions if place(row) in mine}
+    return most(Counter(program for _, program in calls), 5)
+
+
+@oracle
+def account_span(q: Question) -> list[list[Any]]:
+    slots = [row["block_slot"] for row in q.paid_by(q.account)]
+    return [[min(slots), max(slots)]]
+
+
+@oracle
+def account_biggest_token_in(q: Question) -> list[list[Any]]:
+    rises = [row for row in q.within(q.rows.changes) if row["owner"] == q.account and row["mint"] is not None and row["change"] > 0]
+    newest = max(place(row) for row in rises)
+    one = min((row for row in rises if place(row) == newest), key=lambda row: (row["account_index"], row["mint"]))
+    return [[one["block_slot"], one["tx_signature"], text(one["change"]), one["decimals"], one["mint"]]]
+
+
+@oracle
+def token_owners(q: Question) -> list[list[Any]]:
+    changes = [row for row in q.within(q.rows.changes) if row["mint"] == q.mint]
+    return [[len({row["owner"] for row in changes} - {None}), len(changes)]]
+
+
+@oracle
+def token_busiest_slot(q: Question) -> list[list[Any]]:
+    return most(Counter(row["block_slot"] for row in q.moved(q.mint)), 1)
+
+
+@oracle
+def token_metadata(q: Question) -> list[list[Any]]:
+    rows = sorted(
+        (row for row in q.part(q.rows.instructions) if row["instruction_type"] == "initializeTokenMetadata"), key=lambda row: row["ordinal"]
+    )
+    return [
+        [entry["key"], entry["value"]]
+        for row in rows
+        for entry in sorted(row["params"], key=lambda entry: entry["key"])
+        if entry["key"] in ("name", "symbol")
+    ]
+
+
+@oracle
+def program_instructions(q: Question) -> list[list[Any]]:
+    names = [row["instruction_type"] for row in q.within(q.rows.instructions) if row["program_id"] == q.program]
+    return most(Counter(name for name in names if name is not None), 5)
+
+
+@oracle
+def program_errors(q: Question) -> list[list[Any]]:
+    calling = {(row["block_slot"], row["index"]) for row in q.calling(q.program) if not row["is_vote"]}
+    return most(Counter(row["error_class"] for row in q.rows.documents if place(row) in calling and row["error_class"] is not None), 5)
+
+
+def summary(q: Question, scope: str, subject: str) -> list[list[Any]]:
+    found = [row for row in q.rows.of(schemas.SUMMARIES) if (row["scope"], row["subject"]) == (scope, subject)]
+    return [[row["transactions"], row["text"]] for row in found]
+
+
+@oracle
+def program_summary(q: Question) -> list[list[Any]]:
+    return summary(q, "program", q.program)
+
+
+@oracle
+def window_summary(q: Question) -> list[list[Any]]:
+    return summary(q, "range", "")
+
+
+@oracle
+def window_busiest_slot(q: Question) -> list[list[Any]]:
+    return most(Counter(row["block_slot"] for row in q.transactions), 1)
+
+
+@oracle
+def window_failure_share(q: Question) -> list[list[Any]]:
+    return [[failed(q.others), len(q.others), percent(failed(q.others), len(q.others)) if q.others else None]]
+
+
+@oracle
+def window_sandwiches(q: Question) -> list[list[Any]]:
+    counts = Counter(row["block_slot"] for row in q.within(q.rows.documents) if row["is_sandwich"])
+    return [[slot, count] for slot, count in sorted(counts.items())[:5]]
+
+
+@oracle
+def window_skipped(q: Question) -> list[list[Any]]:
+    states = Counter(row["state"] for row in q.rows.of(schemas.COMPLETENESS) if q.first <= row["slot"] <= q.last)
+    return [[state, count] for state, count in sorted(states.items())]
+
+
+@oracle
+def window_leaders(q: Question) -> list[list[Any]]:
+    rewards: dict[str, list[Decimal]] = defaultdict(list)
+    for row in q.rows.blocks:
+        if q.first <= row["slot"] <= q.last and row["leader"] is not None:
+            rewards[row["leader"]].append(row["leader_reward"])
+    return [[leader, len(paid), total(paid)] for leader, paid in sorted(rewards.items(), key=lambda item: (-len(item[1]), item[0]))[:5]]
+
+
+@oracle
+def window_kinds(q: Question) -> list[list[Any]]:
+    return most(Counter(row["kind"] for row in q.within(q.rows.documents) if not row["is_vote"]), 10)
+
+
+@oracle
+def window_tokens(q: Question) -> list[list[Any]]:
+    moves = [row["mint"] for row in q.within(q.rows.transfers) if row["mint"] is not None and row["status"] == "Success"]
+    return most(Counter(moves), 5)
+
+
+@oracle
+def window_versions(q: Question) -> list[list[Any]]:
+    return [[version, count] for version, count in sorted(Counter(row["version"] or "not told" for row in q.transactions).items())]
+
+
+@oracle
+def window_values(q: Question) -> list[list[Any]]:
+    buckets = [row["value_bucket"] for row in q.within(q.rows.documents) if row["status"] == "Success" and row["value_bucket"] is not None]
+    return most(Counter(buckets), 10)
+
+
+@oracle
+def window_conserved(q: Question) -> list[list[Any]]:
+    """From the balances before and after, which another column has."""
+    changes = [entry["after"] - entry["before"] for row in q.transactions for entry in row["balance_changes"] or []]
+    return [[total(changes), total(row["fee"] for row in q.transactions)]]
+
+
+@oracle
+def window_swap_venues(q: Question) -> list[list[Any]]:
+    swaps = {place(row) for row in q.within(q.rows.documents) if row["kind"] == "swap" and row["status"] == "Success"}
+    calls = {(place(row), row["program_id"]) for row in q.rows.instructions if place(row) in swaps}
+    return most(Counter(program for _, program in calls if not program.startswith("ComputeBudget")), 5)
+
+
+@oracle
+def window_templates(q: Question) -> list[list[Any]]:
+    keys = [row["structural_key"] for row in q.within(q.rows.documents) if not row["is_vote"]]
+    return [[len(keys), len(set(keys))]]
+
+
+@oracle
+def window_memos(q: Question) -> list[list[Any]]:
+    memos = [row["parsed"] for row in q.within(q.rows.instructions) if row["parsed"] is not None]
+    return [[len(memos), len(set(memos))]]

@@ -25,6 +25,7 @@ from blyan.corpus.questions import Family, Questions, bind, canonical, load_ques
 from blyan.corpus.registry import Registry
 from blyan.corpus.untrusted import flags_of
 from blyan.digest import split_units
+from blyan.errors import PermanentError
 from blyan.lake import Commit, Lake
 from blyan.schemas import (
     BALANCE_CHANGES,
@@ -199,9 +200,19 @@ class _Asker:
         self._asked = {row["question"] for row in made.rows} | {row["sql"] for row in made.rows}
 
     def ask_all(self, wanted: dict[str, int]) -> None:
-        """Add samples of every family, so many of each at most."""
+        """Add samples of every family, so many of each at most.
+
+        Raises:
+            PermanentError: the SQL of a family fails.
+        """
+        import duckdb
+
         for name, family in self._questions.families.items():
-            self._ask(name, family, wanted[name])
+            try:
+                self._ask(name, family, wanted[name])
+            except duckdb.Error as error:
+                where, remedy = f"family {name}, slots {self._window}", "correct the family"
+                raise PermanentError(f"its SQL fails: {error}", where=where, remedy=remedy) from error
 
     def _ask(self, name: str, family: Family, wanted: int) -> None:
         made, trivial = 0, 0

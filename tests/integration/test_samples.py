@@ -25,7 +25,7 @@ from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.sample_checks import CHECKS, check_samples
 from blyan.corpus.samples import MOST_WINDOWS, READ, WINDOW_SLOTS, windows_of, write_samples
-from blyan.errors import MissingObjectError
+from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.query.engine import connect
 from blyan.schemas import DOCUMENTS, INSTRUCTIONS, SAMPLES, TRANSACTIONS
@@ -88,9 +88,11 @@ def test_nearly_every_family_is_asked_and_none_too_often(whole):
     assert {row["difficulty"] for row in rows(whole)} == {1, 2, 3}
 
 
-def test_the_same_rows_give_the_same_samples_and_a_second_run_commits_nothing(lake, whole):
+def test_the_same_rows_give_the_same_samples_whatever_files_they_are_in_and_a_second_run_commits_nothing(lake, whole):
     other, _ = write_samples(lake, SECOND, REGISTRY, per_family=1)
     assert other.rows > 80
+    for table in READ:
+        lake.compact(table)
     again, made = write_samples(lake, FIRST, REGISTRY, per_family=PER_FAMILY)
     assert not again.changed
     assert again.rows == len(made.rows) == len(rows(whole))
@@ -134,6 +136,25 @@ def test_a_range_without_its_corpus_is_refused_and_leaves_nothing(tmp_path):
     assert not lake.exists(SAMPLES)
 
 
+def test_a_range_of_empty_blocks_is_asked_what_it_can_be(tmp_path):
+    lake, slots = Lake(str(tmp_path / "lake")), SlotRange(0, 7)
+    land(lake, EmbeddedSource(seed=4, transactions_per_slot=0, horizon_slot=60), slots)
+    normalise_range(lake, slots, workers=1)
+    write_corpus(lake, slots, REGISTRY, vote_share=0.2)
+    _, made = write_samples(lake, slots, REGISTRY, per_family=3)
+    assert {"slot_state", "block_identity", "block_transactions", "abstain_future"} <= {row["family"] for row in made.rows}
+    assert made.families["transaction_fee"] == made.families["account_fees"] == 0
+    assert [finding.examples for finding in check_samples(lake, slots) if not finding.passed] == []
+
+
+def test_a_query_that_fails_names_its_family(lake):
+    questions = load_questions()
+    wrong = msgspec.structs.replace(questions.families["block_fees"], sql="select nothing from solana.blocks where slot = {slot}")
+    with pytest.raises(PermanentError, match="family block_fees") as raised:
+        write_samples(lake, FIRST, REGISTRY, per_family=1, questions=dataclasses.replace(questions, families={"block_fees": wrong}))
+    assert "nothing" in str(raised.value)
+
+
 @given(st.integers(0, 10**9), st.integers(1, 10**5))
 def test_windows_are_few_aligned_and_within(first, size):
     slots = SlotRange(first, first + size - 1)
@@ -160,11 +181,12 @@ def test_samples_hold(whole):
 def test_answers_are_those_of_plain_python_over_the_rows(whole):
     found, compared = Rows(whole, FIRST), Counter()
     for sample in rows(whole):
-        if sample["family"] in ORACLES:
+        if sample["sql"] is not None:
             wanted = ORACLES[sample["family"]](Question(found, sample))
             assert json.loads(sample["answer"])["rows"] == wanted, (sample["family"], sample["question"])
             compared[sample["family"]] += 1
-    assert len(compared) == len(ORACLES)
+    answered = {name for name, family in load_questions().families.items() if family.sql}
+    assert set(compared) == answered - {"token_metadata"} == set(ORACLES) - {"token_metadata"}
 
 
 def test_answers_stay_when_other_ranges_are_in_the_lake(whole):
@@ -219,6 +241,10 @@ TAMPERED = {
     "a file by name": ("one_read_only_select", {"sql": "select * from 'x.parquet'"}),
     "a file in a subquery": ("one_read_only_select", {"sql": "select (select content from read_text('/etc/hostname')) as x"}),
     "SQL as text": ("one_read_only_select", {"sql": "select * from query('select 1')"}),
+    "files by a pattern": ("one_read_only_select", {"sql": "select * from glob('/etc/*')"}),
+    "a description": ("one_read_only_select", {"sql": "describe solana.blocks"}),
+    "a list of tables": ("one_read_only_select", {"sql": "select * from information_schema.tables"}),
+    "rows into a table": ("one_read_only_select", {"sql": f"create table x as {SELECT}"}),
     "a function of the machine": ("one_read_only_select", {"sql": "select getenv('HOME') as home"}),
     "a table that is none of the questions'": ("one_read_only_select", {"sql": "select * from solana.raw_blocks where block_slot = 1"}),
     "what is no SQL": ("one_read_only_select", {"sql": "how many transactions?"}),
@@ -367,7 +393,10 @@ def hostile(whole, tmp_path_factory):
 
 def test_hostile_text_stays_a_literal_and_answers_hold(hostile):
     assert failed_checks(hostile) == {}
-    samples = rows(hostile)
+    samples, found = rows(hostile), Rows(hostile, FIRST)
+    assert {row["family"] for row in samples} == TOUCHED
+    for row in samples:
+        assert json.loads(row["answer"])["rows"] == ORACLES[row["family"]](Question(found, row))
     searched = {row["parameters"][0]["value"] for row in samples if row["family"] == "window_memo_search"}
     assert searched == {text for text in HOSTILE if len(text) <= 200}
     for row in samples:

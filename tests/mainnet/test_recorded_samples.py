@@ -42,12 +42,12 @@ def test_answers_are_those_of_plain_python_over_the_rows(sampled, start):
     one = sampled(start)
     rows, compared = Rows(one.lake, one.slots), Counter()
     for sample in one.rows(SAMPLES):
-        if sample["family"] in ORACLES:
+        if sample["sql"] is not None:
             wanted = ORACLES[sample["family"]](Question(rows, sample))
             assert json.loads(sample["answer"])["rows"] == wanted, (sample["family"], sample["question"])
             compared[sample["family"]] += 1
-    assert len(compared) >= 38
-    assert compared.total() >= 100
+    assert len(compared) >= 70
+    assert compared.total() >= 150
 
 
 @pytest.mark.parametrize("start", [BLOCKS[1], *LITTLE])
@@ -63,12 +63,12 @@ def test_an_oracle_would_notice_a_wrong_answer(sampled):
     one = sampled(BLOCKS[1])
     rows, others, noticed, tried = Rows(one.lake, one.slots), {}, set(), set()
     for sample in one.rows(SAMPLES):
-        if sample["family"] in ORACLES and sample["scope"] in ("transaction", "account", "token", "program"):
+        if sample["sql"] is not None and sample["scope"] in ("transaction", "account", "token", "program"):
             before = others.get(sample["family"])
             others[sample["family"]] = sample
             if before is not None:
                 tried.add(sample["family"])
                 if ORACLES[sample["family"]](Question(rows, before)) != json.loads(sample["answer"])["rows"]:
                     noticed.add(sample["family"])
-    assert len(tried) > 25
-    assert len(noticed) > 0.9 * len(tried), tried - noticed
+    assert len(tried) > 45
+    assert len(noticed) > 0.85 * len(tried), tried - noticed
