@@ -255,8 +255,7 @@ def block_top_programs(q: Question) -> list[list[Any]]:
 @oracle
 def block_dearest(q: Question) -> list[list[Any]]:
     paid = [row for row in q.block if row["fee"] is not None]
-    one = min(paid, key=lambda row: (-row["fee"], row["index"]))
-    return [[one["signature"], payer_of(one), text(one["fee"])]]
+    return [[one["signature"], payer_of(one), text(one["fee"])] for one in sorted(paid, key=lambda row: (-row["fee"], row["index"]))[:1]]
 
 
 @oracle
@@ -280,7 +279,7 @@ def account_sol_change(q: Question) -> list[list[Any]]:
     changes = [
         entry["after"] - entry["before"]
         for row in q.transactions
-        for entry in row["balance_changes"]
+        for entry in row["balance_changes"] or []
         if entry["account"] == q.account and entry["after"] != entry["before"]
     ]
     return [[total(changes), len(changes)]]

@@ -80,6 +80,8 @@ READ = {
 """The columns that questions are about, by table."""
 
 
+_LOOKED_AT = "select slot as block_slot, null as tx_signature from solana.completeness where slot between {first} and {last}"
+
 _SPANS = ("slots {} to {}", "slots {}-{}", "slots {} through {}")
 
 
@@ -256,7 +258,8 @@ class _Asker:
             columns, rows = self._run(sql)
             answer = canonical(columns, rows)
             text = answer_text(family, about, columns, rows, self._registry)
-            citations, behind = self._evidence(bind(self._questions.evidence(family), about))
+            # Where nothing is found, the answer rests on the slots that were looked at.
+            citations, behind = self._evidence(bind(self._questions.evidence(family), about)) or self._evidence(bind(_LOOKED_AT, about)) or ([], 0)
         texts = [value for value in itertools.chain(drawn.values(), *rows) if isinstance(value, str)]
         odd = {flag for text in texts for flag in flags_of(text)}
         if "{text:verbatim}" in family.answer:
@@ -282,11 +285,12 @@ class _Asker:
         }
         return sample, family.sql is not None and all(_is_nothing(value) for row in rows for value in row)
 
-    def _evidence(self, sql: str) -> tuple[list[dict[str, Any]], int]:
+    def _evidence(self, sql: str) -> tuple[list[dict[str, Any]], int] | None:
+        """The first of what an answer rests on, and how much that is; None where it is nothing."""
         _, rows = self._run(
             f"select block_slot, tx_signature, count(*) over () from (select distinct block_slot, tx_signature from ({sql})) order by 1, 2 limit {CITED}"  # noqa: S608 - SQL of our own
         )
-        return [{"block_slot": slot, "tx_signature": signature} for slot, signature, _ in rows], rows[0][2] if rows else 0
+        return ([{"block_slot": slot, "tx_signature": signature} for slot, signature, _ in rows], rows[0][2]) if rows else None
 
     def _run(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         cursor = self._connection.execute(sql)

@@ -18,7 +18,7 @@ from tests.sample_oracles import ORACLES, Question, Rows
 pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
 
 BLOCKS = ["blocks/110130000-jsonParsed", "blocks/254170887", "blocks/285000037"]
-LITTLE = ["blocks/138802069", "blocks/1021085"]
+LITTLE = ["blocks/138802069", "blocks/195545750-jsonParsed-coinbase_chainstorage-internal__utils__fixtures__parser__solana__block_no_preBalances"]
 """Blocks of which little was recorded: signatures alone; no metadata."""
 
 
@@ -55,7 +55,7 @@ def test_samples_of_a_recorded_block_hold(sampled, start):
     one = sampled(start)
     findings = check_samples(one.lake, one.slots)
     assert [(finding.name, finding.examples) for finding in findings if not finding.passed] == []
-    assert all(finding.checked > 20 for finding in findings)
+    assert all(finding.checked > 15 for finding in findings)
 
 
 def test_an_oracle_would_notice_a_wrong_answer(sampled):
@@ -72,3 +72,17 @@ def test_an_oracle_would_notice_a_wrong_answer(sampled):
                     noticed.add(sample["family"])
     assert len(tried) > 45
     assert len(noticed) > 0.85 * len(tried), tried - noticed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [row["file"] for row in manifest()])
+def test_samples_of_every_recorded_file_hold_and_are_those_of_plain_python(recorded, file):
+    """Blocks and loose transactions, of every age and encoding, however little of them was recorded."""
+    one = recorded(file)
+    write_corpus(one.lake, one.slots, load_registry(), vote_share=0.05)
+    write_samples(one.lake, one.slots, load_registry(), per_family=2)
+    assert [(finding.name, finding.examples) for finding in check_samples(one.lake, one.slots) if not finding.passed] == []
+    rows = Rows(one.lake, one.slots)
+    for sample in one.rows(SAMPLES):
+        if sample["sql"] is not None:
+            assert json.loads(sample["answer"])["rows"] == ORACLES[sample["family"]](Question(rows, sample)), sample["question"]
