@@ -13,7 +13,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -155,6 +155,7 @@ def test_a_query_that_fails_names_its_family(lake):
     assert "nothing" in str(raised.value)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 10**5))
 def test_windows_are_few_aligned_and_within(first, size):
     slots = SlotRange(first, first + size - 1)

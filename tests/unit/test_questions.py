@@ -10,7 +10,7 @@ from string import Formatter
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.corpus.questions import bind, canonical, literal, load_questions, plain, say, tables_of
@@ -94,6 +94,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 # SQL
 
 
+@settings(deadline=None)
 @given(text=TEXT)
 def test_a_literal_is_the_text_and_looks_like_it(connection, text):
     written = literal(text)
@@ -104,6 +105,7 @@ def test_a_literal_is_the_text_and_looks_like_it(connection, text):
     assert connection.execute(sql).fetchall() == [(text,)]
 
 
+@settings(deadline=None)
 @given(value=st.integers(-(2**63), 2**63 - 1) | st.decimals(min_value=-(10**20), max_value=10**20, places=0))
 def test_a_number_is_a_literal(connection, value):
     ((found,),) = connection.execute(f"select {literal(value)}").fetchall()
@@ -155,6 +157,7 @@ def test_a_value_is_said(template, values, said):
     assert say(template, values, REGISTRY) == said
 
 
+@settings(deadline=None)
 @given(text=TEXT)
 def test_text_is_said_on_one_line_and_nothing_in_it_is_a_template(text):
     said = say("Memo {memo:quoted} and {memo}.", {"memo": text}, REGISTRY)
