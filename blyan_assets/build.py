@@ -73,7 +73,9 @@ def build_defs(
         description="The tables of one range again from its raw blocks, without the source.",
     )
     build_corpus = dg.define_asset_job(
-        "build_corpus", CORPUS, description="One range as text: its documents and summaries from its tables, their embeddings, and questions about them."
+        "build_corpus",
+        CORPUS,
+        description="One range as text: its documents and summaries from its tables, their embeddings, and questions about them.",
     )
     jobs: list[Any] = [ingest_range, normalise_range, build_corpus, compact_and_vacuum, forget_runs]
     if with_marts:

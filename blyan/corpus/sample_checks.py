@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blyan.corpus.questions import canonical, load_questions
-from blyan.corpus.samples import MEMORY_LIMIT, WINDOW_SLOTS, digests_of
+from blyan.corpus.samples import MEMORY_LIMIT, READ, WINDOW_SLOTS, digests_of
 from blyan.corpus.untrusted import quote
 from blyan.errors import PermanentError
 from blyan.lake import Lake
 from blyan.query.engine import all_tables, connect
-from blyan.schemas import CORPUS, NORMALISED, SAMPLES, TABLES, Table
+from blyan.schemas import SAMPLES
 from blyan.solana.slots import SlotRange
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _drawn(samples: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 _FUNCTIONS = frozenset({"GENERATE_SUBSCRIPTS"})
 """Functions that questions use and sqlglot has no class for."""
 
-_READABLE: dict[str, Table] = {table.name.replace("/", "."): table for table in (*NORMALISED, TABLES["solana/completeness"], *CORPUS)}
+_READABLE = {table.name.replace("/", "."): table for table in READ}
 
 
 def _not_one_select(sample: dict[str, Any]) -> str | None:
