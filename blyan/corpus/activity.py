@@ -20,7 +20,7 @@ from blyan import schemas
 from blyan.corpus.registry import Registry
 from blyan.errors import PermanentError
 from blyan.solana import base58
-from blyan.solana.columns import Ints, mask_of, positions, repeat_index, take
+from blyan.solana.columns import Ints, Mask, mask_of, offsets_of, positions, ragged, repeat_index, take
 
 READ = {
     schemas.TRANSACTIONS: (
@@ -58,12 +58,14 @@ class Failure:
     Attributes:
         instruction: index of the outer instruction that failed, or None.
         program: account of the program that gave the error, the innermost one where the logs tell; or None.
+        code: the custom code that the program gave, or None where the runtime gave the error.
         name: the program's name for its custom code, or None where nothing tells.
         reason: the runtime's words without the instruction, such as `custom program error: 0x1771`.
     """
 
     instruction: int | None
     program: str | None
+    code: int | None
     name: str | None
     reason: str
 
@@ -98,6 +100,9 @@ class Activity:
         transfer_accounts: codes of the accounts of each transfer by column, -1 where null.
         names, name_of: names of instructions, and the name of each instruction: the decoded type, or what the program's logs or the
             registry call it; the first name is empty.
+        is_log: instructions that only carry what a program logs: an Anchor program's calls of itself.
+        acts_on: code of the account that an instruction which is not decoded acts on, or -1: the first of its accounts that it may
+            write to and that did not sign, if that is one of the first `_LOOKED_AT`, or the one the registry says.
         failures: why transactions failed, by transaction.
     """
 
@@ -113,6 +118,8 @@ class Activity:
     transfer_accounts: dict[str, Ints]
     names: list[str]
     name_of: Ints
+    is_log: Mask
+    acts_on: Ints
     net: Net
     failures: dict[int, Failure]
 
@@ -140,11 +147,14 @@ def align(tables: Mapping[str, pa.Table], registry: Registry) -> Activity:
     changes, change_tx = _of(tables, schemas.BALANCE_CHANGES, keys)
     transfer_row = _rows_of(instruction_tx, integers(instructions["ordinal"]), transfer_tx, integers(transfers["ordinal"]))
     roles = ("source", "destination", "authority", "mint", "mint_authority")
-    columns = [instructions["program_id"], _payers(transactions), *(transfers[name] for name in roles)]
+    writable, writable_tx = _writable(transactions)
+    given, given_row = _first_accounts(instructions)
+    columns = [instructions["program_id"], _payers(transactions), writable, given, *(transfers[name] for name in roles)]
     columns += [changes[name] for name in ("account", "owner", "mint")]
-    pool, (program, payer, *rest) = _pooled(columns)
+    pool, (program, payer, writable_of, given_of, *rest) = _pooled(columns)
     account, owner, mint = rest[-3:]
-    names, name_of = _names(transactions, instructions, instruction_tx, registry)
+    names, name_of, is_log = _names(transactions, instructions, instruction_tx, registry)
+    may_write = np.sort(writable_tx * len(pool) + writable_of)
     return Activity(
         transactions=transactions,
         instructions=instructions,
@@ -158,6 +168,8 @@ def align(tables: Mapping[str, pa.Table], registry: Registry) -> Activity:
         transfer_accounts=dict(zip(roles, rest, strict=False)),
         names=names,
         name_of=name_of,
+        is_log=is_log,
+        acts_on=_acted_on(given_of, given_row, is_in(may_write, instruction_tx[given_row] * len(pool) + given_of), program, pool, registry),
         net=_net(transactions, changes, change_tx, payer, account, owner, mint),
         failures=_failures(transactions, instructions, instruction_tx, registry),
     )
@@ -244,6 +256,47 @@ def _payers(transactions: pa.Table) -> pa.StringArray:
     return pc.take(accounts.field("pubkey"), pa.array(found, pa.int64(), mask=found < 0))
 
 
+def is_in(ordered: Ints, values: Ints) -> Mask:
+    """Whether each value is among these, which are in order."""
+    at = np.searchsorted(ordered, values)
+    found: Mask = ordered[np.minimum(at, len(ordered) - 1)] == values if len(ordered) else np.zeros(len(values), np.bool_)
+    return found
+
+
+def _writable(transactions: pa.Table) -> tuple[pa.StringArray, Ints]:
+    """Accounts that a transaction may write to and that did not sign it, and the transaction of each."""
+    accounts, counts = flat(transactions["accounts"])
+    signer, writable = (mask_of(pc.fill_null(accounts.field(name), False)) for name in ("signer", "writable"))
+    at = np.flatnonzero(writable & ~signer)
+    return take(accounts.field("pubkey"), at), repeat_index(counts)[at]
+
+
+_LOOKED_AT = 6
+"""Accounts of an instruction that are looked at for the one it acts on: those that hold a program's state come first."""
+
+
+def _first_accounts(instructions: pa.Table) -> tuple[pa.StringArray, Ints]:
+    """The first accounts of the instructions that are not decoded, and the instruction of each."""
+    accounts, counts = flat(instructions["accounts"])
+    looked_at = np.where(coded_text(instructions["program"])[1] < 0, np.minimum(counts, _LOOKED_AT), 0)
+    at = ragged(offsets_of(counts)[:-1], looked_at)
+    return take(accounts, at), repeat_index(looked_at)
+
+
+def _acted_on(given: Ints, given_row: Ints, may_write: Mask, program: Ints, pool: pa.StringArray, registry: Registry) -> Ints:
+    place = positions(np.bincount(given_row, minlength=len(program)))
+    said = np.full(len(pool) + 1, _LOOKED_AT)
+    for account, entry in registry.programs.items():
+        if entry.acts_on is not None:
+            said[: len(pool)][mask_of(pc.equal(pool, account))] = entry.acts_on
+    said_of = said[program[given_row]]
+    rows = np.flatnonzero(np.where(said_of == _LOOKED_AT, may_write, place == said_of))
+    out = np.full(len(program), -1)
+    # Written backwards, so that the first stays.
+    out[given_row[rows][::-1]] = given[rows][::-1]
+    return out
+
+
 def _net(transactions: pa.Table, changes: pa.Table, change_tx: Ints, payer: Ints, account: Ints, owner: Ints, mint: Ints) -> Net:
     payer_of = payer[change_tx]
     own = (payer_of >= 0) & np.where(mint < 0, account == payer_of, owner == payer_of)
@@ -273,8 +326,12 @@ _NAMED = "Program log: Instruction: "
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
-def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> tuple[list[str], Ints]:
-    """Names of instructions, and the name of each."""
+_EVENT = "e445a52e51cb9a1d"
+"""How an Anchor program's call of itself begins that only carries an event (anchor-lang, `EVENT_IX_TAG_LE`)."""
+
+
+def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> tuple[list[str], Ints, Mask]:
+    """Names of instructions, the name of each, and which of them only carry an event."""
     types, type_of = coded_text(instructions["instruction_type"])
     names = {"": 0}
     name_of = np.zeros(len(instruction_tx), np.int64)
@@ -288,19 +345,25 @@ def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints,
     fresh = ~decoded[rows]
     name_of[rows[fresh]] = numbers[text_of[fresh]]
     ids, id_of = coded_text(instructions["program_id"])
-    for number, account in enumerate(ids.to_pylist()):
-        program = registry.programs.get(account)
-        if program is not None and program.instructions:
-            at = np.flatnonzero((id_of == number) & (name_of == 0))
-            data, data_of = coded_text(take(instructions["data"].combine_chunks(), at))
-            tags = [_tag_name(text, program.instructions) for text in data.to_pylist()]
-            name_of[at] = np.array([*(names.setdefault(tag, len(names)) for tag in tags), 0], np.int64)[data_of]
-    return list(names), name_of
+    tagged = [program.instructions if (program := registry.programs.get(account)) else {} for account in ids.to_pylist()]
+    one_account = mask_of(pc.fill_null(pc.equal(pc.list_value_length(instructions["accounts"].combine_chunks()), 1), False))
+    may_be_event = one_account & (integers(instructions["parent_index"]) >= 0)
+    at = np.flatnonzero((name_of == 0) & (np.array([*map(bool, tagged), False], np.bool_)[id_of] | may_be_event))
+    data, data_of = coded_text(take(instructions["data"].combine_chunks(), at))
+    begins = [content[:8].hex() for content in base58.decode_many(data.to_pylist())]
+    is_log = np.zeros(len(name_of), np.bool_)
+    is_log[at] = np.array([begin == _EVENT for begin in begins] + [False], np.bool_)[data_of] & may_be_event[at]
+    for program in np.unique(id_of[at]).tolist():
+        if program >= 0 and tagged[program]:
+            mine = np.flatnonzero(id_of[at] == program)
+            distinct, which = np.unique(data_of[mine], return_inverse=True)
+            tags = [_tag_name(begins[code], tagged[program]) if code >= 0 else "" for code in distinct.tolist()]
+            name_of[at[mine]] = np.array([names.setdefault(tag, len(names)) for tag in tags], np.int64)[which]
+    return list(names), name_of, is_log
 
 
-def _tag_name(data: str, names: Mapping[str, str]) -> str:
-    content = base58.decode(data).hex()
-    return next((name for tag, name in names.items() if content.startswith(tag)), "")
+def _tag_name(begin: str, names: Mapping[str, str]) -> str:
+    return next((name for tag, name in names.items() if begin.startswith(tag)), "")
 
 
 def _logged_names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints) -> tuple[Ints, pa.StringArray]:
@@ -366,9 +429,8 @@ def _failures(transactions: pa.Table, instructions: pa.Table, instruction_tx: In
             row = int(np.searchsorted(outer_keys, (transaction << 32) | index))
             program = ids[int(outer[row])].as_py() if row < len(outer) and outer_keys[row] == (transaction << 32) | index else None
         custom = _CUSTOM.fullmatch(reason)
-        name = None
-        if custom:
-            code = int(custom[1], 16)
+        code, name = int(custom[1], 16) if custom else None, None
+        if code is not None:
             name = next((word for word, number in anchors.get(transaction, []) if number == code), None) or registry.error(program, code)
-        failures[transaction] = Failure(index, program, name, reason)
+        failures[transaction] = Failure(index, program, code, name, reason)
     return failures

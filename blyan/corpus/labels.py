@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blyan.corpus.activity import Activity, coded_text, integers
+from blyan.corpus.activity import Activity, coded_text, integers, plain
 from blyan.corpus.registry import Registry
 from blyan.solana.columns import Ints, Mask, coded, interleave, lists, mask_of, strings, structs
 from blyan.solana.normalise import NATIVE_MINT
 
 _SWAP = re.compile(r"swap|route|buy|sell|exchange", re.IGNORECASE)
-_LIQUIDITY = re.compile(r"liquidity|deposit|withdraw|position|initialize", re.IGNORECASE)
+_LIQUIDITY = re.compile(r"liquidity|deposit|withdraw|position|initialize(?!order)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,15 @@ class Labels:
 
     Attributes:
         kind_rule: position in `KIND_RULES`.
-        columns: `kind`, `error_class`, `value_bucket`, `is_sandwich`, `programs` and `rules` of `schemas.DOCUMENTS`.
+        columns: `kind`, `error_class`, `value_bucket`, `is_sandwich`, `programs`, `rules` and the columns of a swap of `schemas.DOCUMENTS`.
         exchange: code of the first exchange that was called, or -1.
+        swapped: successful swaps whose fee payer gave and got assets.
     """
 
     kind_rule: Ints
     columns: dict[str, pa.Array]
     exchange: Ints
+    swapped: Mask
 
 
 def label(activity: Activity, registry: Registry) -> Labels:
@@ -111,11 +113,14 @@ def label(activity: Activity, registry: Registry) -> Labels:
         & (np.bincount(net.transaction_of[gained], minlength=size) > 0)
         & (np.bincount(net.transaction_of[~gained], minlength=size) > 0)
     )
+    exchanged &= ~_only_sol_beside_orders(activity, exchange_rows)
     kind_rule = _kind_rules(activity, category_of, exchanged)
     errors, error_rules = _errors(activity, registry)
     decade, is_dollar = _values(activity, registry)
     sandwich = _sandwiches(activity, exchanged, gained)
-    columns = {
+    succeeded = mask_of(pc.fill_null(pc.equal(plain(activity.transactions["status"]), "Success"), False))
+    swapped = (kind_rule == KIND_RULES.index(EXCHANGED)) & succeeded
+    columns = _swaps(activity, swapped, gained) | {
         "kind": coded(kind_rule, strings([rule.kind for rule in KIND_RULES])),
         "error_class": errors,
         "value_bucket": _buckets(decade, is_dollar),
@@ -123,7 +128,50 @@ def label(activity: Activity, registry: Registry) -> Labels:
         "programs": _programs(activity),
         "rules": _rules(kind_rule, error_rules, decade, is_dollar, sandwich),
     }
-    return Labels(kind_rule, columns, exchange)
+    return Labels(kind_rule, columns, exchange, swapped)
+
+
+def _swaps(activity: Activity, swapped: Mask, gained: Mask) -> dict[str, pa.Array]:
+    """What was swapped for what, of swaps of one asset for another.
+
+    SOL beside a token that goes the same way is rent or a tip, and wrapped SOL is SOL.
+    """
+    net, size = activity.net, len(swapped)
+    columns: dict[str, pa.Array] = {}
+    native = np.append(mask_of(pc.equal(activity.pool, NATIVE_MINT)), False)
+    is_sol = (net.mint < 0) | native[net.mint]
+    sides = {}
+    for name, way in (("sold", ~gained), ("bought", gained)):
+        at = np.flatnonzero(swapped[net.transaction_of] & way)
+        tokens = np.bincount(net.transaction_of[at], weights=~is_sol[at], minlength=size)
+        at = at[~(is_sol[at] & (tokens[net.transaction_of[at]] > 0))]
+        sides[name] = at[np.bincount(net.transaction_of[at], minlength=size)[net.transaction_of[at]] == 1]
+    both = np.intersect1d(net.transaction_of[sides["sold"]], net.transaction_of[sides["bought"]])
+    sol = pa.concat_arrays([activity.pool, strings(["SOL"])])
+    for name, at in sides.items():
+        row = np.full(size, -1)
+        row[net.transaction_of[at]] = at
+        row[~np.isin(np.arange(size), both)] = -1
+        nothing = row < 0
+        columns[name] = coded(np.where(is_sol[row] | nothing, len(activity.pool), net.mint[row]) if len(is_sol) else row, sol, nothing)
+        columns[f"{name}_amount"] = pc.abs(pc.take(net.change, pa.array(row, mask=nothing)))
+        columns[f"{name}_decimals"] = pc.take(pa.array(net.decimals), pa.array(row, mask=nothing))
+    return columns
+
+
+def _only_sol_beside_orders(activity: Activity, exchange_rows: Ints) -> Mask:
+    """Transactions that call an exchange by name, never to swap, and of which one side is SOL alone: rent or a tip beside orders."""
+    size, net = len(activity), activity.net
+    named, swap = (
+        np.array([test(name) for name in activity.names], np.bool_)[activity.name_of[exchange_rows]] for test in (bool, lambda name: bool(_SWAP.search(name)))
+    )
+    orders = np.bincount(activity.instruction_tx[exchange_rows[named]], minlength=size) > 0
+    orders &= np.bincount(activity.instruction_tx[exchange_rows[swap]], minlength=size) == 0
+    gained = mask_of(pc.greater(net.change, pa.scalar(0, pa.decimal128(38, 0))))
+    token = net.mint >= 0
+    sides = [np.bincount(net.transaction_of[way & token], minlength=size) == 0 for way in (gained, ~gained)]
+    only_sol: Mask = orders & (sides[0] | sides[1])
+    return only_sol
 
 
 def _categories(activity: Activity, registry: Registry) -> list[str]:

@@ -172,18 +172,18 @@ def test_stake_is_told_in_words():
     row = document_of(delegate, withdraw)
     assert row["text"].split("\n") == [
         "Stake operation succeeded; @0 paid 0.000005 SOL in fees.",
-        "Stake delegate stakeAccount @1 stakeAuthority @0 stakeConfigAccount @2 voteAccount @3",
-        "Stake withdraw destination @0 lamports 1.5 SOL stakeAccount @1 withdrawAuthority @0",
+        "Delegated stake @1 to @2 by @0",
+        "Withdrew 1.5 SOL from stake @1 to @0 by @0",
     ]
-    assert row["accounts"] == [key(1), key(2), key(6), key(3)]
+    assert row["accounts"] == [key(1), key(2), key(3)]
     assert (row["kind"], row["programs"]) == ("stake", [STAKE])
 
 
 @pytest.mark.parametrize(
     ("error", "logs", "told", "class_"),
     [
-        ({"InstructionError": [0, {"Custom": 1}]}, [], "Instruction 0 failed in System: ResultWithNegativeLamports (custom program error: 0x1).", "ResultWithNegativeLamports"),
-        ({"InstructionError": [0, {"Custom": 77}]}, [], "Instruction 0 failed in System: custom program error: 0x4d.", "System 0x4d"),
+        ({"InstructionError": [0, {"Custom": 1}]}, [], "Instruction 0 failed in System: ResultWithNegativeLamports (0x1). Nothing below took effect.", "ResultWithNegativeLamports"),
+        ({"InstructionError": [0, {"Custom": 77}]}, [], "Instruction 0 failed in System: error 0x4d. Nothing below took effect.", "System 0x4d"),
         (
             {"InstructionError": [0, {"Custom": 6001}]},
             [
@@ -192,10 +192,10 @@ def test_stake_is_told_in_words():
                 f"Program {key(4)} failed: custom program error: 0x1771",
                 f"Program {SYSTEM} failed: custom program error: 0x1771",
             ],
-            "Instruction 0 failed: TooSlow (custom program error: 0x1771).",
+            "Instruction 0 failed: TooSlow (0x1771). Nothing below took effect.",
             "TooSlow",
         ),
-        ({"InsufficientFundsForRent": {"account_index": 3}}, [], "It failed: Transaction results in an account (3) with insufficient funds for rent.", "Transaction results in an account (#) with insufficient funds for rent"),
+        ({"InsufficientFundsForRent": {"account_index": 3}}, [], "It failed: Transaction results in an account (3) with insufficient funds for rent. Nothing below took effect.", "Transaction results in an account (#) with insufficient funds for rent"),
     ],
 )  # fmt: skip
 def test_a_failure_is_told_with_its_decoded_error(error, logs, told, class_):
@@ -212,9 +212,9 @@ def test_a_logged_name_is_believed_only_where_the_log_fits_the_instruction():
         f"Program {key(6)} invoke [1]",
         "Program log: Instruction: rm -rf; x",
     ]
-    assert document_of(*calls, logs=logs)["text"].split("\n")[1:] == ["@1 OpenDoor with 1 accounts", "@2 call with 1 accounts"]
+    assert document_of(*calls, logs=logs)["text"].split("\n")[1:] == ["@1 OpenDoor", "@2 call with 1 account"]
     logs[0] = f"Program {key(6)} invoke [1]"
-    assert document_of(*calls, logs=logs)["text"].split("\n")[1:] == ["@1 call with 1 accounts", "@2 call with 1 accounts"]
+    assert document_of(*calls, logs=logs)["text"].split("\n")[1:] == ["@1 call with 1 account", "@2 call with 1 account"]
 
 
 def test_a_memo_is_quoted_and_flagged_and_cannot_make_a_line_of_its_own():
