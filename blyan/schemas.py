@@ -383,7 +383,9 @@ DOCUMENTS = Table(
             TEXT,
             "Decade of the largest single movement, in dollars where a dollar token moved, else in SOL. Null where neither moved.",
         ),
-        _column("sold", TEXT, "Mint of the one asset that the fee payer gave in a successful swap, `SOL` for SOL and wrapped SOL. Null for anything else."),
+        _column(
+            "sold", TEXT, "Mint of the one asset that the fee payer gave in a successful swap, `SOL` for SOL and wrapped SOL. Null for anything else."
+        ),
         _column("sold_amount", WIDE, "How much of it, in base units."),
         _column("sold_decimals", COUNT, "Its decimals."),
         _column("bought", TEXT, "Mint of the one asset that the fee payer got for it, likewise."),

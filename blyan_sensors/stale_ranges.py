@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import dagster as dg
-
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from blyan.corpus.activity import READ
@@ -90,7 +89,8 @@ def sort_out(wanted: Collection[Request], *, in_flight: Collection[str]) -> tupl
 
 def stale_ranges(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
     """Ask for stale ranges: with `ingest` where the landing has them otherwise, with `normalise` where the raw blocks do, with `render`
-    where the tables do."""
+    where the tables do.
+    """
     jobs, raw = {FROM_LANDING: ingest, FROM_RAW: normalise, FROM_TABLES: render}, asset_key(RAW_BLOCKS)
     links = [
         (FROM_LANDING, LANDING, raw),

@@ -163,7 +163,8 @@ def _only_sol_beside_orders(activity: Activity, exchange_rows: Ints) -> Mask:
     """Transactions that call an exchange by name, never to swap, and of which one side is SOL alone: rent or a tip beside orders."""
     size, net = len(activity), activity.net
     named, swap = (
-        np.array([test(name) for name in activity.names], np.bool_)[activity.name_of[exchange_rows]] for test in (bool, lambda name: bool(_SWAP.search(name)))
+        np.array([test(name) for name in activity.names], np.bool_)[activity.name_of[exchange_rows]]
+        for test in (bool, lambda name: bool(_SWAP.search(name)))
     )
     orders = np.bincount(activity.instruction_tx[exchange_rows[named]], minlength=size) > 0
     orders &= np.bincount(activity.instruction_tx[exchange_rows[swap]], minlength=size) == 0

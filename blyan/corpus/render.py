@@ -344,7 +344,7 @@ _SILENT = frozenset(("getAccountDataSize", "initializeImmutableOwner", "syncNati
 
 def _says_nothing(activity: Activity, decoded: pa.StringArray, decoded_of: Ints) -> Mask:
     """Instructions that are not told: logs, the compute budget, and the steps of opening an associated token account, one by one."""
-    programs = np.array(decoded.to_pylist() + [""])[decoded_of]
+    programs = np.array([*decoded.to_pylist(), ""])[decoded_of]
     names = np.array(activity.names)
     silent = np.isin(names, list(_SILENT))[activity.name_of] & (programs == "spl-token")
     noop = np.append(mask_of(pc.equal(activity.pool, NOOP)), False)[activity.program]
