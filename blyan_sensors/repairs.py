@@ -36,8 +36,10 @@ def due(plan: Plan, number: int, cursor: Cursor) -> dict[str, list[str]]:
 
 
 def repairs(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
-    """Ask for the repairs of the newest inventory: with `ingest` where the source has to give the range again, with `normalise` where the
-    raw blocks do, with `render` where only text is to be made again.
+    """Ask for the repairs of the newest inventory.
+
+    With `ingest` where the source has to give the range again, with `normalise` where the raw blocks do, with `render` where only text
+    is to be made again.
     """
     jobs = {"ingest": ingest, "normalise": normalise, "render": render}
 

@@ -88,8 +88,9 @@ def sort_out(wanted: Collection[Request], *, in_flight: Collection[str]) -> tupl
 
 
 def stale_ranges(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
-    """Ask for stale ranges: with `ingest` where the landing has them otherwise, with `normalise` where the raw blocks do, with `render`
-    where the tables do.
+    """Ask for stale ranges.
+
+    With `ingest` where the landing has them otherwise, with `normalise` where the raw blocks do, with `render` where the tables do.
     """
     jobs, raw = {FROM_LANDING: ingest, FROM_RAW: normalise, FROM_TABLES: render}, asset_key(RAW_BLOCKS)
     links = [

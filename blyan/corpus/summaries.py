@@ -93,9 +93,7 @@ class _Sums:
             *self._list("Fee payers", "select '', payer, count(*) from told where payer is not null group by all").values(),
             *self._swaps("select '' as subject, * from told").values(),
             *self._amounts("''").values(),
-            *self._list(
-                "Programs without a name", f"select '', program, count(*) from called where program not in ({_quoted(self._names)}) group by all"
-            ).values(),
+            *self._list("Programs without a name", f"select '', program, count(*) from called where not {_among(self._names)} group by all").values(),
         ]
         if sandwiches:
             lines.append(f"{_count(sandwiches, 'transaction')} in the shape of a sandwich.")
@@ -110,7 +108,7 @@ class _Sums:
         )
         kinds = self._list("In transactions of kind", "select program, kind, count(*) from called group by all")
         exchanges = [account for account, entry in self._programs.items() if entry.category == "exchange"]
-        swaps = self._swaps(f"select program as subject, * from called where program in ({_quoted(exchanges)})")
+        swaps = self._swaps(f"select program as subject, * from called where {_among(exchanges)}")
         errors = self._list("Failures", "select program, error_class, count(*) from called where error_class is not null group by all")
         return [
             (
@@ -217,9 +215,9 @@ class _Sums:
         return {of: f"Moved: {', '.join(items)}." for of, items in lines.items()}
 
 
-def _quoted(accounts: Iterable[str]) -> str:
-    """A list of SQL; accounts of the registry are base58."""
-    return ", ".join(f"'{account}'" for account in accounts)
+def _among(accounts: Iterable[str]) -> str:
+    """SQL that the program is one of these; accounts of the registry are base58."""
+    return f"program in ({', '.join(repr(account) for account in accounts)})"
 
 
 def _lines(*lines: str | None) -> str:

@@ -175,7 +175,7 @@ def test_a_lake_without_text_is_rendered_a_few_ranges_at_a_time(tmp_path: Path) 
     settings = load_settings(lake=str(tmp_path / "lake"), horizon_slot=RENDERED_AT_ONCE + 3, slots_per_range=1, embedded_transactions_per_slot=1)
     with dg.DagsterInstance.ephemeral() as instance:
         harness = Harness(settings, instance)
-        for key in settings.grid.keys():
-            version = {"dagster/data_version": "1"}
+        version, keys = {"dagster/data_version": "1"}, settings.grid.keys()
+        for key in keys:
             instance.report_runless_asset_event(dg.AssetMaterialization(asset_key(TRANSACTIONS), partition=key, tags=version))
-        assert asked_again(harness) == [("build_corpus", key) for key in settings.grid.keys()[:RENDERED_AT_ONCE]]
+        assert asked_again(harness) == [("build_corpus", key) for key in keys[:RENDERED_AT_ONCE]]
