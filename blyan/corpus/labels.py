@@ -8,14 +8,14 @@ A rule is a name. It stands in the column `rules` beside the label it set, so th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blyan.corpus.activity import Activity, coded_text, integers, plain
+from blyan.corpus.activity import Activity, Failure, coded_text, integers, plain, whole
 from blyan.corpus.registry import Registry
 from blyan.solana.columns import Ints, Mask, coded, interleave, lists, mask_of, strings, structs
 from blyan.solana.normalise import NATIVE_MINT
@@ -199,11 +199,11 @@ def _kind_rules(activity: Activity, category_of: list[str], exchanged: Mask) -> 
     out = np.full(len(activity), len(KIND_RULES) - 1)
     np.minimum.at(out, activity.instruction_tx, ranks[which])
     transfers = activity.transfers
-    one = mask_of(pc.equal(transfers["value"].combine_chunks(), pa.scalar(1, pa.decimal128(20, 0)))) & (integers(transfers["decimals"]) == 0)
-    minted = one & mask_of(pc.equal(transfers["transfer_type"], "mintTo").combine_chunks())
+    one = mask_of(pc.equal(whole(transfers["value"]), pa.scalar(1, pa.decimal128(20, 0)))) & (integers(transfers["decimals"]) == 0)
+    minted = one & mask_of(whole(pc.equal(transfers["transfer_type"], "mintTo")))
     np.minimum.at(out, activity.transfer_tx[minted], KIND_RULES.index(MINTED_ONE))
     out[exchanged] = np.minimum(out[exchanged], KIND_RULES.index(EXCHANGED))
-    out[mask_of(pc.fill_null(activity.transactions["is_vote"].combine_chunks(), False))] = KIND_RULES.index(VOTE)
+    out[mask_of(pc.fill_null(whole(activity.transactions["is_vote"]), False))] = KIND_RULES.index(VOTE)
     return out
 
 
@@ -214,15 +214,21 @@ def _errors(activity: Activity, registry: Registry) -> tuple[pa.StringArray, Int
     classes: list[str | None] = [None] * len(activity)
     rules = np.zeros(len(activity), np.int64)
     names = registry.names
+    known: dict[Failure, tuple[str, int]] = {}
     for transaction, failure in activity.failures.items():
-        if failure.name is not None:
-            classes[transaction], rules[transaction] = failure.name, 1
-        elif failure.reason.startswith("custom program error"):
-            who = names.get(failure.program or "", failure.program or "an unknown program")
-            classes[transaction], rules[transaction] = f"{who} {failure.reason.rpartition(' ')[2]}", 2
-        else:
-            classes[transaction], rules[transaction] = re.sub(r"\d+", "#", failure.reason), 3
+        if failure not in known:
+            known[failure] = _error_class(failure, names)
+        classes[transaction], rules[transaction] = known[failure]
     return strings(classes), rules
+
+
+def _error_class(failure: Failure, names: Mapping[str, str]) -> tuple[str, int]:
+    """The class of an error, and the rule that says so, as its place in `_ERROR_RULES`."""
+    if failure.name is not None:
+        return failure.name, 1
+    if failure.code is not None:
+        return f"{names.get(failure.program or '', failure.program or 'an unknown program')} {failure.code:#x}", 2
+    return re.sub(r"\d+", "#", failure.reason), 3
 
 
 def _values(activity: Activity, registry: Registry) -> tuple[Ints, Mask]:
@@ -232,9 +238,9 @@ def _values(activity: Activity, registry: Registry) -> tuple[Ints, Mask]:
     is_dollar = mask_of(pc.is_in(activity.pool, pa.array(dollars, pa.string())))
     of_dollars = np.append(is_dollar, False)[mint]
     of_sol = np.append(mask_of(pc.equal(activity.pool, NATIVE_MINT)), False)[mint]
-    of_sol |= mask_of(pc.equal(activity.transfers["transfer_type"], "transfer").combine_chunks())
+    of_sol |= mask_of(whole(pc.equal(activity.transfers["transfer_type"], "transfer")))
     digits = integers(pc.utf8_length(activity.transfers["value"].cast(pa.string())).cast(pa.int64()))
-    nonzero = mask_of(pc.not_equal(activity.transfers["value"].combine_chunks(), pa.scalar(0, pa.decimal128(20, 0))))
+    nonzero = mask_of(pc.not_equal(whole(activity.transfers["value"]), pa.scalar(0, pa.decimal128(20, 0))))
     decimals = np.where(of_dollars, integers(activity.transfers["decimals"]), 9)
     decade = digits - 1 - decimals
     least = np.iinfo(np.int64).min

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -36,7 +36,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blyan.corpus.activity import Activity, Failure, coded_text, flat, integers, plain
+from blyan.corpus.activity import Activity, Failure, coded_text, flat, integers, plain, whole
 from blyan.corpus.labels import KIND_RULES, Labels
 from blyan.corpus.registry import Registry
 from blyan.corpus.untrusted import flags_of, quote
@@ -211,7 +211,8 @@ def amounts(values: pa.Decimal128Array, decimals: Ints) -> pa.StringArray:
             tiny = np.flatnonzero(mask_of(pc.match_substring(part.cast(pa.string()), "E")))
             if len(tiny):
                 # Arrow turns to an exponent below a millionth.
-                exact = strings([_plain(value) for value in take(part, tiny).to_pylist()])
+                distinct = take(part, tiny).dictionary_encode()
+                exact = take(strings([_plain(value) for value in distinct.dictionary.to_pylist()]), integers(distinct.indices.cast(pa.int64())))
                 text = pc.replace_with_mask(text, flags(np.isin(np.arange(len(part)), tiny)), exact)
         elif scale > 38:
             text = strings([_plain(value.scaleb(-scale)) for value in part.to_pylist()])
@@ -251,7 +252,7 @@ def _outcome_lines(pieces: _Pieces, labels: Labels) -> None:
     )
     # Between, what was swapped: `_net_lines`.
     pieces.add(_at(swaps, 0, 2), pieces.word(" at "), ~labels.exchange[swaps])
-    fee, no_fee = rows["fee"].combine_chunks(), mask_of(rows["fee"].combine_chunks().is_null()) | (activity.payer < 0)
+    fee, no_fee = whole(rows["fee"]), mask_of(whole(rows["fee"]).is_null()) | (activity.payer < 0)
     paid = pieces.value(amounts(pc.fill_null(fee, 0), np.full(len(every), 9)))
     units = integers(rows["compute_units_consumed"])
     used = pieces.value(plain(pa.array(units).cast(pa.string())))
@@ -267,16 +268,18 @@ def _outcome_lines(pieces: _Pieces, labels: Labels) -> None:
         np.where(units < 0, pieces.word("."), pieces.word(" compute units.")),
     )
     failed = np.array(sorted(activity.failures), np.int64)
-    causes = [activity.failures[transaction] for transaction in failed.tolist()]
+    numbers: dict[Failure, int] = {}
+    cause_of = np.array([numbers.setdefault(activity.failures[transaction], len(numbers)) for transaction in failed.tolist()], np.int64)
+    causes = list(numbers)
     code_of = {account: code for code, account in enumerate(activity.pool.to_pylist())} if causes else {}
-    who = [code_of.get(cause.program or "", -1) for cause in causes]
+    who = np.array([code_of.get(cause.program or "", -1) for cause in causes], np.int64)[cause_of]
     moves = np.bincount(activity.transfer_tx, minlength=len(activity))[failed] > 0
     pieces.add(
         _at(failed, 0, 4),
-        pieces.words_of([" It failed" if cause.instruction is None else f" Instruction {cause.instruction} failed" for cause in causes]),
-        np.array([pieces.word(" in ") if code >= 0 else 0 for code in who], np.int64),
-        np.array([~code if code >= 0 else 0 for code in who], np.int64),
-        pieces.words_of([f": {_reason(cause)}." for cause in causes]),
+        pieces.words_of([" It failed" if cause.instruction is None else f" Instruction {cause.instruction} failed" for cause in causes])[cause_of],
+        np.where(who >= 0, pieces.word(" in "), 0),
+        np.where(who >= 0, ~who, 0),
+        pieces.words_of([f": {_reason(cause)}." for cause in causes])[cause_of],
         np.where(moves, pieces.word(" Nothing below took effect."), 0),
     )
 
@@ -344,20 +347,27 @@ _SILENT = frozenset(("getAccountDataSize", "initializeImmutableOwner", "syncNati
 
 def _says_nothing(activity: Activity, decoded: pa.StringArray, decoded_of: Ints) -> Mask:
     """Instructions that are not told: logs, the compute budget, and the steps of opening an associated token account, one by one."""
-    programs = np.array([*decoded.to_pylist(), ""])[decoded_of]
-    names = np.array(activity.names)
-    silent = np.isin(names, list(_SILENT))[activity.name_of] & (programs == "spl-token")
+
+    def of_program(*names: str) -> Mask:
+        return np.array([name in names for name in [*decoded.to_pylist(), ""]], np.bool_)[decoded_of]
+
+    def named(names: Iterable[str]) -> Mask:
+        return np.array([name in names for name in activity.names], np.bool_)[activity.name_of]
+
+    token = of_program("spl-token")
+    silent = named(_SILENT) & token
     noop = np.append(mask_of(pc.equal(activity.pool, NOOP)), False)[activity.program]
     # Steps follow the instruction that invoked them; the last row that is none is that one.
     inner = integers(activity.instructions["parent_index"]) >= 0
-    step = silent | (inner & np.isin(names, list(_STEPS))[activity.name_of] & ((programs == "system") | (programs == "spl-token")))
+    step = silent | (inner & named(_STEPS) & (token | of_program("system")))
     rows = np.arange(len(step))
     invoker = np.maximum.accumulate(np.where(step, -1, rows)) if len(rows) else rows
-    known = invoker >= 0
-    opened = step & known & (programs == "spl-associated-token-account")[invoker] & (activity.instruction_tx[invoker] == activity.instruction_tx)
+    opened = (
+        step & (invoker >= 0) & of_program("spl-associated-token-account")[invoker] & (activity.instruction_tx[invoker] == activity.instruction_tx)
+    )
     # An exchange may call itself to have its log on record, too.
-    log = activity.is_log | (inner & (names == "Log")[activity.name_of] & (decoded_of < 0))
-    nothing: Mask = log | noop | silent | opened | (programs == "compute-budget")
+    log = activity.is_log | (inner & named(("Log",)) & (decoded_of < 0))
+    nothing: Mask = log | noop | silent | opened | of_program("compute-budget")
     return nothing
 
 
@@ -386,14 +396,16 @@ def _transfer_lines(pieces: _Pieces, prefix: Ints, ordinal: Ints) -> None:
     ]
     minted, burned, sol = kind == "mintTo", kind == "burn", kind == "sol"
     decimals = np.where(sol, 9, integers(transfers["decimals"]))
-    value = pieces.value(amounts(transfers["value"].combine_chunks(), decimals))
+    value = pieces.value(amounts(whole(transfers["value"]), decimals))
     subject = np.where(minted, mint_authority, np.where(burned, authority, source))
     verb = np.where(minted, pieces.word(" minted "), np.where(burned, pieces.word(" burned "), pieces.word(" sent ")))
     unit = np.where(sol, pieces.word("SOL"), np.where(mint >= 0, ~mint, pieces.word("of an unknown mint")))
     target = np.where(burned, source, destination)
     by = ~minted & ~burned & (authority >= 0) & (authority != source)
-    fee, no_fee = transfers["fee"].combine_chunks(), mask_of(transfers["fee"].combine_chunks().is_null())
-    fees = pieces.value(amounts(pc.fill_null(fee, 0), decimals))
+    fee, no_fee = whole(transfers["fee"]), mask_of(whole(transfers["fee"]).is_null())
+    withheld = np.flatnonzero(~no_fee)
+    fees = np.zeros(len(row), np.int64)
+    fees[withheld] = pieces.value(amounts(take(fee, withheld), decimals[withheld]))
     pieces.add(
         _at(activity.transfer_tx, 2, ordinal[row]),
         prefix[row],

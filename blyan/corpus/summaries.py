@@ -84,6 +84,7 @@ class _Sums:
         ((kept, payers, sandwiches),) = self._ask(
             "select (select count(*) from documents where is_vote), count(distinct payer), count(*) filter (is_sandwich) from told"
         )
+        unnamed = f"select '', program, count(*) from called where not {_among(self._names)} group by all"  # noqa: S608 - SQL of our own
         lines = [
             f"Slots {slots.first} to {slots.last}: {_count(total, 'transaction')} in {_count(blocks, 'slot')}, {_sol(fees)} SOL in fees.",
             f"{_count(votes, 'vote')}, of which {kept} have a document; {_count(total - votes, 'other transaction')} by {_count(payers, 'fee payer')}, {failed} failed.",
@@ -93,7 +94,7 @@ class _Sums:
             *self._list("Fee payers", "select '', payer, count(*) from told where payer is not null group by all").values(),
             *self._swaps("select '' as subject, * from told").values(),
             *self._amounts("''").values(),
-            *self._list("Programs without a name", f"select '', program, count(*) from called where not {_among(self._names)} group by all").values(),
+            *self._list("Programs without a name", unnamed).values(),
         ]
         if sandwiches:
             lines.append(f"{_count(sandwiches, 'transaction')} in the shape of a sandwich.")
@@ -108,7 +109,7 @@ class _Sums:
         )
         kinds = self._list("In transactions of kind", "select program, kind, count(*) from called group by all")
         exchanges = [account for account, entry in self._programs.items() if entry.category == "exchange"]
-        swaps = self._swaps(f"select program as subject, * from called where {_among(exchanges)}")
+        swaps = self._swaps(f"select program as subject, * from called where {_among(exchanges)}")  # noqa: S608 - SQL of our own
         errors = self._list("Failures", "select program, error_class, count(*) from called where error_class is not null group by all")
         return [
             (
