@@ -410,7 +410,7 @@ def _invocations(lines: pa.StringArray) -> Ints:
     at = at[eight[offsets[at + 1] - 11] == _eight(b" invoke ")]
     for place in (11, 12, 14):
         at = at[characters[offsets[at] + place] != ord(":")]
-    return at
+    return np.asarray(at, np.int64)
 
 
 def _text_of(lines: pa.StringArray) -> tuple[Ints, npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
