@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-
 from blyan.corpus.ranges import account_of, write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.errors import MissingObjectError
