@@ -115,7 +115,7 @@ def demo(
     ranges = grid.covering(SlotRange(grid.first_slot, grid.horizon_slot - 1))
     outcomes = _make("ingest_range", _lacking(ranges, settings, force=force), settings)
     if all(outcome.good for outcome in outcomes):
-        outcomes += _make("build_corpus", ranges, settings)
+        outcomes += _make("render_range", ranges, settings)
         outcomes.append(_build_marts(settings))
     _show_tables(console, Lake.from_settings(settings), outcomes)
     _exit_of(outcomes)
@@ -145,7 +145,7 @@ def corpus(
     from blyan.solana.slots import SlotRange
 
     settings = load_settings()
-    _exit_of(_make("build_corpus", settings.grid.covering(SlotRange.parse(slots)), settings))
+    _exit_of(_make("render_range", settings.grid.covering(SlotRange.parse(slots)), settings))
 
 
 def _lacking(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> Sequence[SlotRange]:
@@ -200,10 +200,10 @@ def _build_marts(settings: Settings) -> Outcome:
     return outcome
 
 
-WHAT = {"ingest_range": "{}", "build_corpus": "text of {}", "build_marts": "marts"}
+WHAT = {"ingest_range": "{}", "render_range": "text of {}", "build_marts": "marts"}
 """What a run of each job makes, of some slots."""
 
-AGAIN = {"ingest_range": "blyan ingest --slots {} --force", "build_corpus": "blyan corpus --slots {}", "build_marts": "blyan demo"}
+AGAIN = {"ingest_range": "blyan ingest --slots {} --force", "render_range": "blyan corpus --slots {}", "build_marts": "blyan demo"}
 """The command that makes it again."""
 
 

@@ -447,7 +447,10 @@ NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANG
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
 
-CORPUS = (DOCUMENTS, SUMMARIES, EMBEDDINGS)
+TEXTS = (DOCUMENTS, SUMMARIES)
+"""The tables of text that are made from the normalised ones."""
+
+CORPUS = (*TEXTS, EMBEDDINGS)
 """The tables of text that are made from the normalised ones."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}

@@ -36,7 +36,7 @@ def corpus_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """The assets of the group, on the grid of the settings.
 
     They follow the tables of their range. A range whose tables stay the same shows as out of date when the renderer or the registry
-    changes, and is rendered again when it is asked for (`blyan corpus`, the job `build_corpus`).
+    changes, and is rendered again when it is asked for (`blyan corpus`, the job `render_range`).
     """
     grid = settings.grid
     partitions = slot_ranges(grid)

@@ -1,6 +1,6 @@
 """Materialising ranges in this process, through Dagster: what the command line does.
 
-Belongs here: runs of the jobs `ingest_range`, `build_corpus` and `build_marts` on the local instance, what came of them, and how
+Belongs here: runs of the jobs `ingest_range`, `render_range` and `build_marts` on the local instance, what came of them, and how
 others fare. Does not belong here: printing.
 """
 
@@ -105,7 +105,7 @@ def materialise(
     """Make these ranges one after another, each in a run of its own, and say what came of each.
 
     Args:
-        job: `ingest_range` for their tables, `build_corpus` for their text.
+        job: `ingest_range` for their tables, `render_range` for their text.
         ranges: ranges of the grid.
         settings: where from and where to.
         show: told what is done, how far it is, and of how much.

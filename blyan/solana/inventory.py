@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from blyan.lake import Lake, Partition
-from blyan.schemas import COMPLETENESS, CORPUS, RAW_BLOCKS
+from blyan.schemas import COMPLETENESS, RAW_BLOCKS, TEXTS
 from blyan.solana.audit import Audit
 from blyan.solana.ingest import DERIVED
 from blyan.solana.slots import Grid, SlotRange
@@ -54,7 +54,7 @@ def _run(grid: Grid, state: str, keys: Iterable[str]) -> tuple[str, SlotRange, i
 
 def take_inventory(lake: Lake, grid: Grid) -> Inventory:
     """Read the log of every table."""
-    tables, text = ({table.name: lake.partitions(table) for table in group} for group in ((RAW_BLOCKS, *DERIVED), CORPUS))
+    tables, text = ({table.name: lake.partitions(table) for table in group} for group in ((RAW_BLOCKS, *DERIVED), TEXTS))
     return Inventory(grid, tables, text)
 
 

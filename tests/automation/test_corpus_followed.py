@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from blyan.corpus.activity import READ
-from blyan.schemas import CORPUS, INSTRUCTIONS, TRANSACTIONS
+from blyan.schemas import INSTRUCTIONS, TEXTS, TRANSACTIONS
 from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import RawRecord
@@ -23,7 +23,7 @@ from tests.automation.test_landing_followed import tick as landing_ticks
 from tests.automation.test_stale_ranges import evaluated
 from tests.landed import land_slots
 
-TEXT = frozenset(asset_key(table) for table in CORPUS)
+TEXT = frozenset(asset_key(table) for table in TEXTS)
 EVERYTHING = RANGE | TEXT
 
 Asked = set[tuple[dg.AssetKey, str]]
@@ -70,7 +70,7 @@ def test_a_sealed_range_becomes_tables_and_text_in_one_run(harness: Harness) -> 
     assert run_as_asked(harness, asked).success
     assert [harness.tick(EVERYTHING), harness.tick(EVERYTHING)] == [set(), set()]
     lake = LakeResource.of(harness.settings).open()
-    assert all(FIRST in lake.partitions(table) for table in CORPUS)
+    assert all(FIRST in lake.partitions(table) for table in TEXTS)
 
 
 def test_tables_that_were_made_without_text_are_followed_by_it_and_by_no_other_range(harness: Harness) -> None:
@@ -78,7 +78,7 @@ def test_tables_that_were_made_without_text_are_followed_by_it_and_by_no_other_r
     assert harness.run("ingest_range", FIRST)
 
     assert harness.tick(EVERYTHING) == text_of(FIRST)
-    assert harness.run("build_corpus", FIRST)
+    assert harness.run("render_range", FIRST)
     assert [harness.tick(EVERYTHING), harness.tick(EVERYTHING)] == [set(), set()]
     assert harness.run("ingest_range", FIRST)  # the same content again
     assert harness.tick(EVERYTHING) == set()
@@ -88,13 +88,13 @@ def test_text_follows_tables_that_changed_once(harness: Harness) -> None:
     harness.source.unknown = {2}
     for key in (FIRST, SECOND):
         harness.run("ingest_range", key)
-        assert harness.run("build_corpus", key)
+        assert harness.run("render_range", key)
     harness.tick()
     harness.source.unknown = set()
     assert harness.run("ingest_range", FIRST)
 
     assert harness.tick(EVERYTHING) == text_of(FIRST)
-    assert harness.run("build_corpus", FIRST)
+    assert harness.run("render_range", FIRST)
     assert [harness.tick(EVERYTHING), harness.tick(EVERYTHING)] == [set(), set()]
 
 
@@ -106,7 +106,7 @@ def test_a_run_stops_behind_a_failed_blocking_check(harness: Harness, monkeypatc
     assert not result.success
     assert {event.asset_key for event in result.get_asset_materialization_events()} == {RAW, *TABLES}
     lake = LakeResource.of(harness.settings).open()
-    assert not any(lake.exists(table) for table in CORPUS)
+    assert not any(lake.exists(table) for table in TEXTS)
 
 
 @pytest.mark.usefixtures("settled")
@@ -139,15 +139,15 @@ def asked_again(harness: Harness) -> list[tuple[str | None, str | None]]:
 def test_tables_that_were_never_rendered_are_found_and_each_of_the_four_counts(harness: Harness) -> None:
     for key in (FIRST, SECOND):
         assert harness.run("ingest_range", key)
-    assert asked_again(harness) == [("build_corpus", FIRST), ("build_corpus", SECOND)]
+    assert asked_again(harness) == [("render_range", FIRST), ("render_range", SECOND)]
     for key in (FIRST, SECOND):
-        assert harness.run("build_corpus", key)
+        assert harness.run("render_range", key)
     assert asked_again(harness) == []
     for table in READ:
         other = dg.AssetMaterialization(asset_key(table), partition=SECOND, tags={"dagster/data_version": f"other {table.short_name}"})
         harness.instance.report_runless_asset_event(other)
-        assert asked_again(harness) == [("build_corpus", SECOND)], table.name
-        assert harness.run("build_corpus", SECOND)
+        assert asked_again(harness) == [("render_range", SECOND)], table.name
+        assert harness.run("render_range", SECOND)
         assert asked_again(harness) == []
 
 
@@ -160,11 +160,11 @@ def test_a_range_that_cannot_be_rendered_has_two_runs_and_is_listed(harness: Har
     (lost,) = lake.files(INSTRUCTIONS)
     lake.store.delete([f"{INSTRUCTIONS.name}/{lost.name}"])
 
-    assert not harness.run("build_corpus", FIRST)
+    assert not harness.run("render_range", FIRST)
     assert harness.tick(EVERYTHING) == set()
     (request,) = evaluated(harness).run_requests
-    assert (request.job_name, request.partition_key) == ("build_corpus", FIRST)
-    assert not harness.run("build_corpus", FIRST, tags={"dagster/run_key": request.run_key or ""})
+    assert (request.job_name, request.partition_key) == ("render_range", FIRST)
+    assert not harness.run("render_range", FIRST, tags={"dagster/run_key": request.run_key or ""})
     given_up = evaluated(harness)
     assert (given_up.run_requests, given_up.skip_message) == ([], f"failed twice and not asked for again: {FIRST}")
     assert TRANSACTIONS.name in {table.name for table in READ}
@@ -178,4 +178,4 @@ def test_a_lake_without_text_is_rendered_a_few_ranges_at_a_time(tmp_path: Path) 
         version, keys = {"dagster/data_version": "1"}, settings.grid.keys()
         for key in keys:
             instance.report_runless_asset_event(dg.AssetMaterialization(asset_key(TRANSACTIONS), partition=key, tags=version))
-        assert asked_again(harness) == [("build_corpus", key) for key in keys[:RENDERED_AT_ONCE]]
+        assert asked_again(harness) == [("render_range", key) for key in keys[:RENDERED_AT_ONCE]]

@@ -223,7 +223,7 @@ def test_drift_of_every_kind_is_found_and_repaired_and_then_gone(keeper: Keeper)
 def test_documents_that_are_lost_or_others_than_recorded_are_rendered_again(keeper: Keeper) -> None:
     second = keeper.settings.grid.keys()[1]
     assert keeper.run("ingest_range", second)
-    assert all(keeper.run("build_corpus", key) for key in (FIRST, second))
+    assert all(keeper.run("render_range", key) for key in (FIRST, second))
     assert clean(keeper)
     lake = keeper.lake
     before = lake.partitions(DOCUMENTS)
@@ -231,7 +231,7 @@ def test_documents_that_are_lost_or_others_than_recorded_are_rendered_again(keep
     lake.write_partition(DOCUMENTS, second, [pa.Table.from_batches(list(lake.read(DOCUMENTS, key=second))).slice(1)])
 
     assert keeper.inventory()[0][TEXT] == {"ranges": 2, "first": [FIRST, second]}
-    assert keeper.repair() == [("build_corpus", FIRST, True), ("build_corpus", second, True)]
+    assert keeper.repair() == [("render_range", FIRST, True), ("render_range", second, True)]
     assert {key: part.digest for key, part in lake.partitions(DOCUMENTS).items()} == {key: part.digest for key, part in before.items()}
     assert clean(keeper)
 

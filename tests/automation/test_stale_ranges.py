@@ -57,7 +57,7 @@ TRANSACTIONS = dg.AssetKey(["solana", "transactions"])
 
 def requests(harness: Harness) -> list[tuple[str | None, str | None]]:
     """Of raw blocks and tables; those of the corpus: `test_corpus_followed`."""
-    return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests if request.job_name != "build_corpus"]
+    return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests if request.job_name != "render_range"]
 
 
 def evaluated(harness: Harness) -> dg.SensorExecutionData:
@@ -136,8 +136,8 @@ def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_it
     LakeResource.of(harness.settings).open().store.delete([broken])
     assert follow(harness) == 0  # nobody asks a third time
     assert harness.run("normalise_range", FIRST)
-    assert [request.job_name for request in evaluated(harness).run_requests] == ["build_corpus"]
-    assert harness.run("build_corpus", FIRST)
+    assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
+    assert harness.run("render_range", FIRST)
     assert evaluated(harness).skip_message == "every range was made from what stands"
 
 
@@ -166,5 +166,5 @@ def test_rows_that_break_a_blocking_check_are_made_once_and_stand_as_failed(harn
 
     assert not harness.run("ingest_range", FIRST)
     # Made from what stands: another run would make the same rows, so there is none but that of the text, which says nothing of rewards.
-    assert [request.job_name for request in evaluated(harness).run_requests] == ["build_corpus"]
+    assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
     assert follow(harness) == 1

@@ -106,7 +106,7 @@ def made_of(tmp_path: Path, name: str, blocks: dict[int, bytes]) -> tuple[Lake, 
     settings = load_settings(source="archive", archive=str(folder), lake=str(tmp_path / f"{name} lake"), horizon_slot=6, slots_per_range=6)
     definitions = build_defs(settings=settings, with_marts=False)
     with dg.DagsterInstance.ephemeral() as instance:
-        for job in ("ingest_range", "build_corpus"):
+        for job in ("ingest_range", "render_range"):
             quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
             result = definitions.resolve_job_def(job).execute_in_process(
                 instance=instance, partition_key="000000000000", run_config=quiet, raise_on_error=False
