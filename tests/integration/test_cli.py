@@ -20,7 +20,7 @@ import pytest
 
 from blyan.cli import run as run_command
 from blyan.lake import Lake
-from blyan.schemas import BLOCK_REWARDS, CORPUS, TABLES, TRANSACTIONS
+from blyan.schemas import BLOCK_REWARDS, TABLES, TEXTS, TRANSACTIONS
 from blyan.settings import load_settings
 from blyan.solana.landing import HEAD
 from blyan.solana.slots import SlotRange
@@ -291,6 +291,6 @@ def test_the_demo_makes_the_grid_and_shows_what_it_made(tmp_path: Path) -> None:
     assert "made marts" in done.stderr
     assert re.search(r"Token transfer succeeded; @0 paid 0\.\d+ SOL in fees", done.stdout)
     assert "marts.fee_market" in done.stdout
-    for name in (*TABLES, *(table.name for table in CORPUS)):
+    for name in (*TABLES, *(table.name for table in TEXTS)):
         assert name.replace("/", ".") in done.stdout
     assert "Try next" in done.stdout
