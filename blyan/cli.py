@@ -112,8 +112,10 @@ def demo(
     console = _console()
     grid = settings.grid
     console.print(f"Source [b]{settings.source}[/b], slots {grid.first_slot} to {grid.horizon_slot - 1}, lake [b]{settings.lake}[/b].")
-    outcomes = _make(grid.covering(SlotRange(grid.first_slot, grid.horizon_slot - 1)), settings, force=force)
+    ranges = grid.covering(SlotRange(grid.first_slot, grid.horizon_slot - 1))
+    outcomes = _make("ingest_range", _lacking(ranges, settings, force=force), settings)
     if all(outcome.good for outcome in outcomes):
+        outcomes += _make("render_range", ranges, settings)
         outcomes.append(_build_marts(settings))
     _show_tables(console, Lake.from_settings(settings), outcomes)
     _exit_of(outcomes)
@@ -130,26 +132,44 @@ def ingest(
     from blyan.solana.slots import SlotRange
 
     settings = load_settings()
-    _exit_of(_make(settings.grid.covering(SlotRange.parse(slots)), settings, force=force))
+    ranges = settings.grid.covering(SlotRange.parse(slots))
+    _exit_of(_make("ingest_range", _lacking(ranges, settings, force=force), settings))
 
 
-def _make(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> list[Outcome]:
-    """Make those of the ranges that the lake lacks, with a progress bar; says what came of each."""
+@app.command()
+def corpus(
+    slots: Annotated[str, typer.Option("--slots", metavar="A-B", help="Slots, both ends included; the ranges of the grid that hold them are told.")],
+) -> None:
+    """Tell ranges that the lake has as text: a document for each transaction, and summaries. The same rows give the same text."""
+    from blyan.settings import load_settings
+    from blyan.solana.slots import SlotRange
+
+    settings = load_settings()
+    _exit_of(_make("render_range", settings.grid.covering(SlotRange.parse(slots)), settings))
+
+
+def _lacking(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> Sequence[SlotRange]:
+    """Those of the ranges that the lake lacks; all of them where they are to be made in any case."""
     from blyan.lake import Lake
     from blyan.solana.inventory import take_inventory
 
-    console = _console(stderr=True)
-    wanted = list(ranges)
-    if not force:
-        complete = take_inventory(Lake.from_settings(settings), settings.grid).complete()
-        wanted = [each for each in ranges if each.key not in complete]
-        if len(wanted) < len(ranges):
-            console.print(f"{len(ranges) - len(wanted)} of {len(ranges)} ranges are in the lake already; --force makes them again.")
+    if force:
+        return ranges
+    complete = take_inventory(Lake.from_settings(settings), settings.grid).complete()
+    wanted = [each for each in ranges if each.key not in complete]
+    if len(wanted) < len(ranges):
+        _console(stderr=True).print(f"{len(ranges) - len(wanted)} of {len(ranges)} ranges are in the lake already; --force makes them again.")
+    return wanted
+
+
+def _make(job: str, wanted: Sequence[SlotRange], settings: Settings) -> list[Outcome]:
+    """Make ranges, with a progress bar; says what came of each."""
     if not wanted:
         return []
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    console = _console(stderr=True)
     outcomes: list[Outcome] = []
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
@@ -161,7 +181,7 @@ def _make(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> li
 
         from blyan_assets.run import materialise
 
-        for outcome in materialise(wanted, settings, show=show):
+        for outcome in materialise(job, wanted, settings, show=show):
             bars.advance(of_ranges)
             outcomes.append(outcome)
             _show_outcome(bars.console, outcome)
@@ -180,10 +200,17 @@ def _build_marts(settings: Settings) -> Outcome:
     return outcome
 
 
+WHAT = {"ingest_range": "{}", "render_range": "text of {}", "build_marts": "marts"}
+"""What a run of each job makes, of some slots."""
+
+AGAIN = {"ingest_range": "blyan ingest --slots {} --force", "render_range": "blyan corpus --slots {}", "build_marts": "blyan demo"}
+"""The command that makes it again."""
+
+
 def _show_outcome(console: Console, outcome: Outcome) -> None:
     from rich.markup import escape
 
-    what = "marts" if outcome.slots is None else outcome.slots
+    what = WHAT[outcome.job].format(outcome.slots)
     if outcome.error:
         console.print(f"[red]failed[/red] {what}: {escape(outcome.error)}", highlight=False, soft_wrap=True)
     elif outcome.good:
@@ -202,7 +229,7 @@ def _exit_of(outcomes: Sequence[Outcome]) -> None:
     if not bad:
         return
     console = _console(stderr=True)
-    again = "blyan demo" if bad[0].slots is None else f"blyan ingest --slots {bad[0].slots} --force"
+    again = AGAIN[bad[0].job].format(bad[0].slots)
     console.print(f"{len(bad)} of {len(outcomes)} runs failed. Again: {again}", highlight=False, soft_wrap=True)
     raise typer.Exit(TRY_AGAIN if all(outcome.transient for outcome in bad) else FAILED)
 
@@ -243,6 +270,10 @@ EXAMPLES = (
         "What did blocks cost, a minute at a time?",
         "select bucket_slot, transactions, compute_units, base_fee_lamports, priority_fee_lamports from marts.fee_market"
         " where not is_vote order by bucket_slot limit 5",
+    ),
+    (
+        "What happened, in words?",
+        "select text from corpus.documents where kind = 'token_transfer' and status = 'Success' order by block_slot, tx_index limit 1",
     ),
 )
 """Questions a reader of the demo may have, and the SQL that answers them."""

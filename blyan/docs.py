@@ -52,7 +52,13 @@ def _type(kind: pa.DataType) -> str:
         return f"list of {_type(kind.value_type)}"
     if pa.types.is_struct(kind):
         return "{" + ", ".join(f"{child.name}: {_type(child.type)}" for child in kind) + "}"
-    names = {"string": "text", "bool": "boolean", "timestamp[us, tz=UTC]": "timestamp (µs, UTC)", "decimal128(20, 0)": "decimal(20, 0)"}
+    names = {
+        "string": "text",
+        "bool": "boolean",
+        "timestamp[us, tz=UTC]": "timestamp (µs, UTC)",
+        "decimal128(20, 0)": "decimal(20, 0)",
+        "decimal128(38, 0)": "decimal(38, 0)",
+    }
     return names.get(str(kind), str(kind))
 
 

@@ -9,7 +9,7 @@ and its key. dbt enforces it when it builds, and the table in the lake is made f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Commit, DataFile, Lake
-from blyan.schemas import COUNT, LAMPORTS, NORMALISED, TEXT, TIMESTAMP, Column, Table
+from blyan.schemas import BLOCKS, COUNT, LAMPORTS, NORMALISED, TEXT, TEXTS, TIMESTAMP, Column, Table
 from blyan.store import errors_of
 
 PROJECT = Path(__file__).resolve().parents[1] / "dbt_project"
@@ -62,7 +62,8 @@ def prepare(lake: Lake, database: Path, standing: Iterable[Table] = ()) -> list[
     """Make the database that dbt works in: a view `solana.<table>` over the files of each table it reads.
 
     Only ranges that every one of these tables has are in the views, so that marts agree with each other while other ranges
-    are being written. Files of a remote lake are copied beside the database first: DuckDB reads no bucket without an
+    are being written. The documents and summaries of these ranges are there too, for the tests that compare marts with them;
+    `corpus.untold` has the slots of the ranges that have none. Files of a remote lake are copied beside the database first: DuckDB reads no bucket without an
     extension that has to be downloaded.
 
     Args:
@@ -82,16 +83,27 @@ def prepare(lake: Lake, database: Path, standing: Iterable[Table] = ()) -> list[
         missing = [table.name for table, found in files.items() if not found]
         what = f"the lake has nothing in {', '.join(missing)}" if missing else "no range is in all of the tables that marts are made from"
         raise MissingObjectError(what, where=lake.root, remedy="materialise a range first, for example with `blyan ingest --slots 0-99`")
-    files |= {table: lake.files(table) for table in standing}
+    files |= {table: lake.files(table) for table in (*TEXTS, *standing)}
     with duckdb.connect(str(database)) as connection:
         for table, found in files.items():
             paths = [_local(lake, table, file, database.parent) for file in found if file.key in ranges or file.key == SCOPE]
+            connection.execute(f"create schema if not exists {table.group}")
             if paths:
                 listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-                connection.execute(f"create schema if not exists {table.group}")
                 rows = f"read_parquet([{listed}], hive_partitioning = false)"
                 connection.execute(f"create view {table.group}.{table.short_name} as select * from {rows}")  # noqa: S608 - names and paths of our own
+            elif table in TEXTS:
+                connection.register("no_rows", table.arrow_schema().empty_table())
+                connection.execute(f"create table {table.group}.{table.short_name} as select * from no_rows")  # noqa: S608 - names of our own
+        connection.execute("create table corpus.untold as select unnest(?) as first_slot, unnest(?) as last_slot", [*_untold(files, ranges)])
     return sorted(ranges)
+
+
+def _untold(files: Mapping[Table, Sequence[DataFile]], ranges: set[str]) -> tuple[list[int], list[int]]:
+    """First and last slots of the ranges without a corpus."""
+    told = set.intersection(*({file.key or "" for file in files[table]} for table in TEXTS))
+    blocks = [file for file in files[BLOCKS] if file.key in ranges - told and file.slot_min is not None and file.slot_max is not None]
+    return [file.slot_min or 0 for file in blocks], [file.slot_max or 0 for file in blocks]
 
 
 def publish(lake: Lake, table: Table, database: Path) -> Commit:

@@ -27,6 +27,8 @@ RANGE_COLUMN = "slot_range"
 TEXT = pa.string()
 COUNT = pa.int64()
 LAMPORTS = pa.decimal128(20, 0)
+WIDE = pa.decimal128(38, 0)
+"""Sums of amounts, each of which may be as large as a u64."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -381,6 +383,14 @@ DOCUMENTS = Table(
             TEXT,
             "Decade of the largest single movement, in dollars where a dollar token moved, else in SOL. Null where neither moved.",
         ),
+        _column(
+            "sold", TEXT, "Mint of the one asset that the fee payer gave in a successful swap, `SOL` for SOL and wrapped SOL. Null for anything else."
+        ),
+        _column("sold_amount", WIDE, "How much of it, in base units."),
+        _column("sold_decimals", COUNT, "Its decimals."),
+        _column("bought", TEXT, "Mint of the one asset that the fee payer got for it, likewise."),
+        _column("bought_amount", WIDE, "How much of it, in base units."),
+        _column("bought_decimals", COUNT, "Its decimals."),
         _column("programs", TEXT_LIST, "Accounts of the programs it called, in the order of their first call.", nullable=False),
         _column("is_vote", pa.bool_(), "As `transactions.is_vote`."),
         _column(
@@ -483,8 +493,11 @@ SAMPLES = Table(
 TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS, QUARANTINE)}
 """Every table, by name."""
 
-CORPUS = (DOCUMENTS, SUMMARIES, EMBEDDINGS, SAMPLES)
+TEXTS = (DOCUMENTS, SUMMARIES)
 """The tables of text that are made from the normalised ones."""
+
+CORPUS = (*TEXTS, EMBEDDINGS, SAMPLES)
+"""The tables that are made from the normalised ones for models and search."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}
 """What `blyan sql` shows besides the tables, by name."""

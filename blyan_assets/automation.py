@@ -30,10 +30,25 @@ DAILY = (dg.AutomationCondition.cron_tick_passed("0 4 * * *") & ~dg.AutomationCo
 
 FOLLOWS_CONTENT = (
     dg.AutomationCondition.eager()
-    .replace("newly_updated", dg.AutomationCondition.data_version_changed())
+    .replace(
+        "any_deps_updated",
+        dg.AutomationCondition.any_deps_match(
+            (dg.AutomationCondition.data_version_changed() & ~dg.AutomationCondition.executed_with_root_target())
+            | dg.AutomationCondition.will_be_requested()
+        ),
+    )
     .with_label("follows the content of what it is made from")
 )
-"""For an asset of the same partitions as its parents: once per change of a parent's data version, when no parent is missing or running."""
+"""For an asset of the same partitions as its parents: once per change of a parent's data version, when no parent is missing or running.
+
+A change is handled by any materialisation after it, also one that makes the same content again: a whole ingest changes some tables
+of a range and not others, and nothing is left to do for those.
+"""
+
+FOLLOWS_CHECKED_CONTENT = (FOLLOWS_CONTENT & dg.AutomationCondition.all_deps_blocking_checks_passed()).with_label(
+    "follows the content of what it is made from, once its blocking checks passed"
+)
+"""The same, and not from rows that broke a blocking check: in one run Dagster itself stops there, and this holds for a run of its own."""
 
 COOL_DOWN = "*/10 * * * *"
 """A mart is built whole, so it follows the lake at most this often, however many ranges arrive."""

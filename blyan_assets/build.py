@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from blyan.schemas import RAW_BLOCKS
+from blyan.schemas import RAW_BLOCKS, TEXTS
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import DERIVED
 from blyan_assets.checks import asset_key, landing_checks
@@ -34,6 +34,9 @@ from resources.source import SourceResource
 
 RANGES = dg.AssetSelection.assets(*(asset_key(table) for table in (RAW_BLOCKS, *DERIVED)))
 """The assets that a run makes of a range."""
+
+TEXT = dg.AssetSelection.assets(*(asset_key(table) for table in TEXTS))
+"""The assets that a run makes of the tables of a range."""
 
 CORPUS = dg.AssetSelection.key_prefixes("corpus")
 """The assets of text."""
@@ -77,7 +80,8 @@ def build_defs(
         CORPUS,
         description="One range as text: its documents and summaries from its tables, their embeddings, and questions about them.",
     )
-    jobs: list[Any] = [ingest_range, normalise_range, build_corpus, compact_and_vacuum, forget_runs]
+    render_range = dg.define_asset_job("render_range", TEXT, description="One range as text: its documents and summaries from its tables.")
+    jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(
@@ -88,8 +92,8 @@ def build_defs(
         sensors=[
             landing_sensor(known),
             invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
-            stale_ranges(ingest_range, normalise_range),
-            repairs(ingest_range, normalise_range),
+            stale_ranges(ingest_range, normalise_range, render_range),
+            repairs(ingest_range, normalise_range, render_range),
             # At every 30 s it was half a minute on average until a sealed range was asked for; a tick over 8,000 ranges takes 0.6 s (measured).
             dg.AutomationConditionSensorDefinition(
                 "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=5

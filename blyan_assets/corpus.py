@@ -10,11 +10,13 @@ from typing import Any
 
 import dagster as dg
 
+from blyan.corpus.activity import READ
 from blyan.corpus.ranges import Account, account_of, write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.render import RENDERER
-from blyan.schemas import BALANCE_CHANGES, DOCUMENTS, INSTRUCTIONS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS, Table
+from blyan.schemas import DOCUMENTS, SUMMARIES, TOKEN_TRANSFERS, TRANSACTIONS, Table
 from blyan.settings import Settings
+from blyan_assets.automation import FOLLOWS_CHECKED_CONTENT
 from blyan_assets.checks import SCHEMA, SCHEMA_PROSE, asset_key, check_spec, schema_result
 from blyan_assets.failures import failures
 from blyan_assets.partitions import SAME_RANGE, slot_ranges
@@ -33,8 +35,8 @@ ACCOUNTED = {
 def corpus_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """The assets of the group, on the grid of the settings.
 
-    They have no automation: a range is rendered when it is asked for (job `build_corpus`), and shows as out of date when its tables,
-    the renderer or the registry change.
+    They follow the tables of their range. A range whose tables stay the same shows as out of date when the renderer or the registry
+    changes, and is rendered again when it is asked for (`blyan corpus`, the job `render_range`).
     """
     grid = settings.grid
     partitions = slot_ranges(grid)
@@ -43,12 +45,12 @@ def corpus_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     def spec(table: Table, *made_from: Table) -> dg.AssetSpec:
         deps = [dg.AssetDep(asset_key(each), partition_mapping=SAME_RANGE) for each in made_from]
-        return dg.AssetSpec(asset_key(table), deps=deps, **table_attributes(table, code_version))
+        return dg.AssetSpec(asset_key(table), deps=deps, automation_condition=FOLLOWS_CHECKED_CONTENT, **table_attributes(table, code_version))
 
     @dg.multi_asset(
         name="corpus",
         specs=[
-            spec(DOCUMENTS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES),
+            spec(DOCUMENTS, *READ),
             spec(SUMMARIES, DOCUMENTS, TRANSACTIONS, TOKEN_TRANSFERS),
         ],
         partitions_def=partitions,

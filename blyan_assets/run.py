@@ -1,7 +1,7 @@
 """Materialising ranges in this process, through Dagster: what the command line does.
 
-Belongs here: runs of the job `ingest_range` on the local instance, what came of them, and how others fare. Does not
-belong here: printing.
+Belongs here: runs of the jobs `ingest_range`, `render_range` and `build_marts` on the local instance, what came of them, and how
+others fare. Does not belong here: printing.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class FailedCheck:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one run: `error` is empty where it succeeded, or only checks failed. `slots` is None for the marts."""
+    """What came of one run of a job: `error` is empty where it succeeded, or only checks failed. `slots` is None for the marts."""
 
+    job: str
     slots: SlotRange | None
     run_id: str
     made: dict[str, Made] = field(default_factory=dict)
@@ -94,11 +95,17 @@ def dagster_home() -> Path:
 
 
 def materialise(
-    ranges: Iterable[SlotRange], settings: Settings, *, show: Callable[[str, int, int], None], instance: dg.DagsterInstance | None = None
+    job: str,
+    ranges: Iterable[SlotRange],
+    settings: Settings,
+    *,
+    show: Callable[[str, int, int], None],
+    instance: dg.DagsterInstance | None = None,
 ) -> Iterator[Outcome]:
     """Make these ranges one after another, each in a run of its own, and say what came of each.
 
     Args:
+        job: `ingest_range` for their tables, `render_range` for their text.
         ranges: ranges of the grid.
         settings: where from and where to.
         show: told what is done, how far it is, and of how much.
@@ -107,15 +114,15 @@ def materialise(
     if instance is None:
         dagster_home()
         with kept_connections(), dg.DagsterInstance.get() as local:
-            yield from materialise(ranges, settings, show=show, instance=local)
+            yield from materialise(job, ranges, settings, show=show, instance=local)
         return
     bury_dead_runs(instance)
-    job = build_defs(settings=settings, resources={"progress": Bars(show)}, with_marts=False).resolve_job_def("ingest_range")
+    made = build_defs(settings=settings, resources={"progress": Bars(show)}, with_marts=False).resolve_job_def(job)
     tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
     for slots in ranges:
         with kept_connections():
-            result = job.execute_in_process(instance=instance, partition_key=slots.key, tags=tags, run_config=QUIET, raise_on_error=False)
-        yield _outcome(slots, result)
+            result = made.execute_in_process(instance=instance, partition_key=slots.key, tags=tags, run_config=QUIET, raise_on_error=False)
+        yield _outcome(job, slots, result)
 
 
 def build_marts(settings: Settings) -> Outcome:
@@ -124,7 +131,7 @@ def build_marts(settings: Settings) -> Outcome:
     job = build_defs(settings=settings).resolve_job_def("build_marts")
     with kept_connections(), dg.DagsterInstance.get() as instance:
         tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
-        return _outcome(None, job.execute_in_process(instance=instance, tags=tags, run_config=QUIET, raise_on_error=False))
+        return _outcome(job.name, None, job.execute_in_process(instance=instance, tags=tags, run_config=QUIET, raise_on_error=False))
 
 
 def count_runs(home: str | None) -> str:
@@ -158,8 +165,8 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return dead
 
 
-def _outcome(slots: SlotRange | None, result: dg.ExecuteInProcessResult) -> Outcome:
-    outcome = Outcome(slots, result.run_id)
+def _outcome(job: str, slots: SlotRange | None, result: dg.ExecuteInProcessResult) -> Outcome:
+    outcome = Outcome(job, slots, result.run_id)
     for event in result.get_asset_materialization_events():
         made = event.step_materialization_data.materialization
         values = {name: value.value for name, value in made.metadata.items()}

@@ -60,7 +60,14 @@ def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         # Without the types of the fields: the UI gives the type no line breaks, and squeezes the description beside it.
         return "struct(" + ", ".join(child.name for child in kind) + ")"
-    names = {"string": "varchar", "int64": "bigint", "decimal128(20, 0)": "decimal(20,0)", "binary": "blob", "bool": "boolean"}
+    names = {
+        "string": "varchar",
+        "int64": "bigint",
+        "decimal128(20, 0)": "decimal(20,0)",
+        "decimal128(38, 0)": "decimal(38,0)",
+        "binary": "blob",
+        "bool": "boolean",
+    }
     return "timestamp with time zone" if pa.types.is_timestamp(kind) else names.get(str(kind), str(kind))
 
 

@@ -30,19 +30,22 @@ class Cursor(Struct, frozen=True):
     format: int = FORMAT
 
 
-def due(plan: Plan, number: int, cursor: Cursor) -> list[tuple[str, bool]]:
-    """The ranges to ask for, each with whether the source has to give it again; none where the plan was carried out."""
-    if number == cursor.inventory:
-        return []
-    return [*((key, True) for key in plan.ingest), *((key, False) for key in plan.normalise)]
+def due(plan: Plan, number: int, cursor: Cursor) -> dict[str, list[str]]:
+    """The ranges to ask for, by what is to be done; none where the plan was carried out."""
+    return {} if number == cursor.inventory else {"ingest": plan.ingest, "normalise": plan.normalise, "render": plan.render}
 
 
-def repairs(ingest: Any, normalise: Any) -> dg.SensorDefinition:
-    """Ask for the repairs of the newest inventory: with `ingest` where the source has to give the range again, else with `normalise`."""
+def repairs(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
+    """Ask for the repairs of the newest inventory.
+
+    With `ingest` where the source has to give the range again, with `normalise` where the raw blocks do, with `render` where only text
+    is to be made again.
+    """
+    jobs = {"ingest": ingest, "normalise": normalise, "render": render}
 
     @dg.sensor(
         name="repairs",
-        jobs=[ingest, normalise],
+        jobs=list(jobs.values()),
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Has the ranges made again that solana/inventory decided to repair: a few a day, each once.",
@@ -52,11 +55,12 @@ def repairs(ingest: Any, normalise: Any) -> dg.SensorDefinition:
         wanted = due(plan, number, read_cursor(context.cursor, Cursor))
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=repair_key(key, number), partition_key=key, job_name=(ingest if whole else normalise).name)
-                for key, whole in wanted
+                dg.RunRequest(run_key=repair_key(key, number), partition_key=key, job_name=jobs[what].name)
+                for what, keys in wanted.items()
+                for key in keys
             ],
             cursor=msgspec.json.encode(Cursor(number)).decode(),
-            skip_reason=None if wanted else dg.SkipReason("nothing of the newest inventory is left to repair"),
+            skip_reason=None if any(wanted.values()) else dg.SkipReason("nothing of the newest inventory is left to repair"),
         )
 
     return sensor

@@ -30,6 +30,7 @@ class Reader:
             rf"(?: (?:to|of) (?P<target>{who}))?(?: by (?P<by>{who}))?(?: less a fee of (?P<fee>{amount}))?"
         )
         self._net = re.compile(rf"(?P<payer>{who}) (?:gave (?P<gave>.+?))?(?: and )?(?:received (?P<got>.+))?\.")
+        self._swap = re.compile(rf"(?P<payer>{who}) swapped (?P<gave>.+?) for (?P<got>.+?) at (?:{who}); (?:{who}) paid .*")
         self._asset = re.compile(rf"({amount}) (SOL|{who})")
 
     def account(self, word: str, accounts: list[str]) -> str | None:
@@ -50,9 +51,9 @@ class Reader:
         return found
 
     def net(self, text: str, accounts: list[str]) -> dict[str | None, Decimal]:
-        """What its second line says the fee payer gained and lost, by mint; None is SOL."""
+        """What its first line (of a swap) or its second says the fee payer gained and lost, by mint; None is SOL."""
         lines = text.split("\n")
-        match = self._net.fullmatch(lines[1]) if len(lines) > 1 else None
+        match = self._swap.fullmatch(lines[0]) or (self._net.fullmatch(lines[1]) if len(lines) > 1 else None)
         found = {}
         for part, sign in (("gave", -1), ("got", 1)):
             for amount, asset in self._asset.findall(match[part] or "") if match else []:

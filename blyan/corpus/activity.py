@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +21,7 @@ from blyan import schemas
 from blyan.corpus.registry import Registry
 from blyan.errors import PermanentError
 from blyan.solana import base58
-from blyan.solana.columns import Ints, mask_of, positions, repeat_index, take
+from blyan.solana.columns import Ints, Mask, mask_of, offsets_of, positions, ragged, repeat_index, take, words
 
 READ = {
     schemas.TRANSACTIONS: (
@@ -51,19 +52,21 @@ _INDEX_BITS = 24
 """Transactions of a block are fewer than two to this power."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a transaction failed.
 
     Attributes:
         instruction: index of the outer instruction that failed, or None.
         program: account of the program that gave the error, the innermost one where the logs tell; or None.
+        code: the custom code that the program gave, or None where the runtime gave the error.
         name: the program's name for its custom code, or None where nothing tells.
         reason: the runtime's words without the instruction, such as `custom program error: 0x1771`.
     """
 
     instruction: int | None
     program: str | None
+    code: int | None
     name: str | None
     reason: str
 
@@ -98,6 +101,9 @@ class Activity:
         transfer_accounts: codes of the accounts of each transfer by column, -1 where null.
         names, name_of: names of instructions, and the name of each instruction: the decoded type, or what the program's logs or the
             registry call it; the first name is empty.
+        is_log: instructions that only carry what a program logs: an Anchor program's calls of itself.
+        acts_on: code of the account that an instruction which is not decoded acts on, or -1: the first of its accounts that it may
+            write to and that did not sign, if that is one of the first `_LOOKED_AT`, or the one the registry says.
         failures: why transactions failed, by transaction.
     """
 
@@ -113,6 +119,8 @@ class Activity:
     transfer_accounts: dict[str, Ints]
     names: list[str]
     name_of: Ints
+    is_log: Mask
+    acts_on: Ints
     net: Net
     failures: dict[int, Failure]
 
@@ -140,11 +148,14 @@ def align(tables: Mapping[str, pa.Table], registry: Registry) -> Activity:
     changes, change_tx = _of(tables, schemas.BALANCE_CHANGES, keys)
     transfer_row = _rows_of(instruction_tx, integers(instructions["ordinal"]), transfer_tx, integers(transfers["ordinal"]))
     roles = ("source", "destination", "authority", "mint", "mint_authority")
-    columns = [instructions["program_id"], _payers(transactions), *(transfers[name] for name in roles)]
+    writable, writable_tx = _writable(transactions)
+    given, given_row = _first_accounts(instructions)
+    columns = [instructions["program_id"], _payers(transactions), writable, given, *(transfers[name] for name in roles)]
     columns += [changes[name] for name in ("account", "owner", "mint")]
-    pool, (program, payer, *rest) = _pooled(columns)
+    pool, (program, payer, writable_of, given_of, *rest) = _pooled(columns)
     account, owner, mint = rest[-3:]
-    names, name_of = _names(transactions, instructions, instruction_tx, registry)
+    names, name_of, is_log = _names(transactions, instructions, instruction_tx, registry)
+    may_write = np.sort(writable_tx * len(pool) + writable_of)
     return Activity(
         transactions=transactions,
         instructions=instructions,
@@ -158,6 +169,8 @@ def align(tables: Mapping[str, pa.Table], registry: Registry) -> Activity:
         transfer_accounts=dict(zip(roles, rest, strict=False)),
         names=names,
         name_of=name_of,
+        is_log=is_log,
+        acts_on=_acted_on(given_of, given_row, is_in(may_write, instruction_tx[given_row] * len(pool) + given_of), program, pool, registry),
         net=_net(transactions, changes, change_tx, payer, account, owner, mint),
         failures=_failures(transactions, instructions, instruction_tx, registry),
     )
@@ -191,23 +204,28 @@ def _rows_of(transaction_of: Ints, ordinal: Ints, wanted_tx: Ints, wanted_ordina
     return at
 
 
+def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array. Arrow copies a column of one chunk where it is asked to combine its chunks."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 and not column.chunk(0).offset else column.combine_chunks()
+
+
 def integers(column: pa.ChunkedArray | pa.Array, absent: int = -1) -> Ints:
     """An `int64` column as an array; `absent` where it is null."""
     array = pc.fill_null(column, absent) if column.null_count else column
-    return np.asarray(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
+    return np.asarray(whole(array))
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.StringArray:
     """A text column, coded or not, as one plain array."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+    column = whole(column)
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def coded_text(column: pa.ChunkedArray | pa.Array) -> tuple[pa.StringArray, Ints]:
     """The distinct strings of a text column, and the number of each row's, -1 where null."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+    column = whole(column)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     return plain(column.dictionary), integers(column.indices.cast(pa.int64()))
@@ -215,7 +233,7 @@ def coded_text(column: pa.ChunkedArray | pa.Array) -> tuple[pa.StringArray, Ints
 
 def flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     """The values of a list column, one after the other, and how many each row has; a null has none."""
-    array = column.combine_chunks()
+    array = whole(column)
     offsets = np.asarray(array.offsets).astype(np.int64)
     if array.null_count and np.diff(offsets)[mask_of(array.is_null())].any():
         # Arrow lets a null have values behind it, though nothing here writes any.
@@ -244,37 +262,81 @@ def _payers(transactions: pa.Table) -> pa.StringArray:
     return pc.take(accounts.field("pubkey"), pa.array(found, pa.int64(), mask=found < 0))
 
 
+def is_in(ordered: Ints, values: Ints) -> Mask:
+    """Whether each value is among these, which are in order."""
+    at = np.searchsorted(ordered, values)
+    found: Mask = ordered[np.minimum(at, len(ordered) - 1)] == values if len(ordered) else np.zeros(len(values), np.bool_)
+    return found
+
+
+def _writable(transactions: pa.Table) -> tuple[pa.StringArray, Ints]:
+    """Accounts that a transaction may write to and that did not sign it, and the transaction of each."""
+    accounts, counts = flat(transactions["accounts"])
+    signer, writable = (mask_of(pc.fill_null(accounts.field(name), False)) for name in ("signer", "writable"))
+    at = np.flatnonzero(writable & ~signer)
+    return take(accounts.field("pubkey"), at), repeat_index(counts)[at]
+
+
+_LOOKED_AT = 6
+"""Accounts of an instruction that are looked at for the one it acts on: those that hold a program's state come first."""
+
+
+def _first_accounts(instructions: pa.Table) -> tuple[pa.StringArray, Ints]:
+    """The first accounts of the instructions that are not decoded, and the instruction of each."""
+    accounts, counts = flat(instructions["accounts"])
+    looked_at = np.where(coded_text(instructions["program"])[1] < 0, np.minimum(counts, _LOOKED_AT), 0)
+    at = ragged(offsets_of(counts)[:-1], looked_at)
+    return take(accounts, at), repeat_index(looked_at)
+
+
+def _acted_on(given: Ints, given_row: Ints, may_write: Mask, program: Ints, pool: pa.StringArray, registry: Registry) -> Ints:
+    place = positions(np.bincount(given_row, minlength=len(program)))
+    said = np.full(len(pool) + 1, _LOOKED_AT)
+    for account, entry in registry.programs.items():
+        if entry.acts_on is not None:
+            said[: len(pool)][mask_of(pc.equal(pool, account))] = entry.acts_on
+    said_of = said[program[given_row]]
+    rows = np.flatnonzero(np.where(said_of == _LOOKED_AT, may_write, place == said_of))
+    out = np.full(len(program), -1)
+    # Written backwards, so that the first stays.
+    out[given_row[rows][::-1]] = given[rows][::-1]
+    return out
+
+
 def _net(transactions: pa.Table, changes: pa.Table, change_tx: Ints, payer: Ints, account: Ints, owner: Ints, mint: Ints) -> Net:
     payer_of = payer[change_tx]
     own = (payer_of >= 0) & np.where(mint < 0, account == payer_of, owner == payer_of)
     rows = np.flatnonzero(own)
     # The fee left the payer's balance besides: it is told apart, so it is put back.
-    status = transactions["status"].combine_chunks()
-    paid = np.flatnonzero((payer >= 0) & ~mask_of(status.is_null()) & ~mask_of(transactions["fee"].combine_chunks().is_null()))
+    status = whole(transactions["status"])
+    paid = np.flatnonzero((payer >= 0) & ~mask_of(status.is_null()) & ~mask_of(whole(transactions["fee"]).is_null()))
     decimals = np.where(mint < 0, 9, integers(changes["decimals"]))
-    fees = take(transactions["fee"].combine_chunks(), paid)
+    fees = take(whole(transactions["fee"]), paid)
     every = pa.table(
         {
             "tx": np.concatenate([change_tx[rows], paid]),
             "mint": np.concatenate([mint[rows], np.full(len(paid), -1)]),
             "decimals": np.concatenate([decimals[rows], np.full(len(paid), 9)]),
-            "change": pa.concat_arrays([take(changes["change"].combine_chunks(), rows), fees]).cast(pa.decimal128(38, 0)),
+            "change": pa.concat_arrays([take(whole(changes["change"]), rows), fees]).cast(pa.decimal128(38, 0)),
             "at": np.arange(len(rows) + len(paid)),
         }
     )
     sums = every.group_by(["tx", "mint"]).aggregate([("change", "sum"), ("decimals", "max"), ("at", "min")])
     sums = sums.filter(pc.not_equal(sums["change_sum"], pa.scalar(0, pa.decimal128(38, 0))))
     sums = sums.sort_by([("tx", "ascending"), ("at_min", "ascending")]).combine_chunks()
-    return Net(integers(sums["tx"]), integers(sums["mint"]), sums["change_sum"].combine_chunks(), integers(sums["decimals_max"]))
+    return Net(integers(sums["tx"]), integers(sums["mint"]), whole(sums["change_sum"]), integers(sums["decimals_max"]))
 
 
-_INVOKE = r"^Program [1-9A-HJ-NP-Za-km-z]{32,44} invoke \[\d\]$"
 _NAMED = "Program log: Instruction: "
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
-def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> tuple[list[str], Ints]:
-    """Names of instructions, and the name of each."""
+_EVENT = "e445a52e51cb9a1d"
+"""How an Anchor program's call of itself begins that only carries an event (anchor-lang, `EVENT_IX_TAG_LE`)."""
+
+
+def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> tuple[list[str], Ints, Mask]:
+    """Names of instructions, the name of each, and which of them only carry an event."""
     types, type_of = coded_text(instructions["instruction_type"])
     names = {"": 0}
     name_of = np.zeros(len(instruction_tx), np.int64)
@@ -288,19 +350,25 @@ def _names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints,
     fresh = ~decoded[rows]
     name_of[rows[fresh]] = numbers[text_of[fresh]]
     ids, id_of = coded_text(instructions["program_id"])
-    for number, account in enumerate(ids.to_pylist()):
-        program = registry.programs.get(account)
-        if program is not None and program.instructions:
-            at = np.flatnonzero((id_of == number) & (name_of == 0))
-            data, data_of = coded_text(take(instructions["data"].combine_chunks(), at))
-            tags = [_tag_name(text, program.instructions) for text in data.to_pylist()]
-            name_of[at] = np.array([*(names.setdefault(tag, len(names)) for tag in tags), 0], np.int64)[data_of]
-    return list(names), name_of
+    tagged = [program.instructions if (program := registry.programs.get(account)) else {} for account in ids.to_pylist()]
+    one_account = mask_of(pc.fill_null(pc.equal(pc.list_value_length(whole(instructions["accounts"])), 1), False))
+    may_be_event = one_account & (integers(instructions["parent_index"]) >= 0)
+    at = np.flatnonzero((name_of == 0) & (np.array([*map(bool, tagged), False], np.bool_)[id_of] | may_be_event))
+    data, data_of = coded_text(take(whole(instructions["data"]), at))
+    begins = [content[:8].hex() for content in base58.decode_many(data.to_pylist())]
+    is_log = np.zeros(len(name_of), np.bool_)
+    is_log[at] = np.array([begin == _EVENT for begin in begins] + [False], np.bool_)[data_of] & may_be_event[at]
+    for program in np.unique(id_of[at]).tolist():
+        if program >= 0 and tagged[program]:
+            mine = np.flatnonzero(id_of[at] == program)
+            distinct, which = np.unique(data_of[mine], return_inverse=True)
+            tags = [_tag_name(begins[code], tagged[program]) if code >= 0 else "" for code in distinct.tolist()]
+            name_of[at[mine]] = np.array([names.setdefault(tag, len(names)) for tag in tags], np.int64)[which]
+    return list(names), name_of, is_log
 
 
-def _tag_name(data: str, names: Mapping[str, str]) -> str:
-    content = base58.decode(data).hex()
-    return next((name for tag, name in names.items() if content.startswith(tag)), "")
+def _tag_name(begin: str, names: Mapping[str, str]) -> str:
+    return next((name for tag, name in names.items() if begin.startswith(tag)), "")
 
 
 def _logged_names(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints) -> tuple[Ints, pa.StringArray]:
@@ -311,16 +379,15 @@ def _logged_names(transactions: pa.Table, instructions: pa.Table, instruction_tx
     """
     lines, counts = flat(transactions["log_messages"])
     line_tx = repeat_index(counts)
-    ends = np.flatnonzero(mask_of(pc.ends_with(lines, "]")))
-    invokes = ends[mask_of(pc.match_substring_regex(take(lines, ends), _INVOKE))]
+    invokes = _invocations(lines)
     invoke_tx = line_tx[invokes]
     ordinal = positions(np.bincount(invoke_tx, minlength=len(transactions)))
     sizes = np.bincount(instruction_tx, minlength=len(transactions))
     inside = ordinal < sizes[invoke_tx]
     invokes, invoke_tx, ordinal = invokes[inside], invoke_tx[inside], ordinal[inside]
     rows = (np.cumsum(sizes) - sizes)[invoke_tx] + ordinal
-    expected = pc.binary_join_element_wise("Program ", take(plain(instructions["program_id"]), rows), " invoke ", "")
-    fits = mask_of(pc.fill_null(pc.equal(pc.utf8_slice_codeunits(take(lines, invokes), 0, -3), expected), False))
+    called = pc.binary_slice(take(lines, invokes).cast(pa.binary()), len("Program "), -len(" invoke [1]"))
+    fits = mask_of(pc.fill_null(pc.equal(called, take(plain(instructions["program_id"]), rows).cast(pa.binary())), False))
     first_misfit = np.full(len(transactions), np.iinfo(np.int64).max)
     np.minimum.at(first_misfit, invoke_tx[~fits], ordinal[~fits])
     believed = ordinal < first_misfit[invoke_tx]
@@ -330,45 +397,99 @@ def _logged_names(transactions: pa.Table, instructions: pa.Table, instruction_tx
     return rows[named], pc.utf8_slice_codeunits(following.filter(pa.array(named)), len(_NAMED))
 
 
+def _invocations(lines: pa.StringArray) -> Ints:
+    """Lines in which the runtime says that a program is invoked: `Program <account> invoke [<depth>]`.
+
+    What a program logs itself stands behind `Program log: `, `Program data: ` or `Program return: `, and no account has a colon.
+    """
+    offsets, characters, eight = _text_of(lines)
+    least = len("Program ") + 32 + len(" invoke [1]")
+    at = np.flatnonzero((np.diff(offsets) >= least) & (np.diff(offsets) <= least + 12))
+    at = at[characters[offsets[at + 1] - 1] == ord("]")]
+    at = at[eight[offsets[at]] == _eight(b"Program ")]
+    at = at[eight[offsets[at + 1] - 11] == _eight(b" invoke ")]
+    for place in (11, 12, 14):
+        at = at[characters[offsets[at] + place] != ord(":")]
+    return np.asarray(at, np.int64)
+
+
+def _text_of(lines: pa.StringArray) -> tuple[Ints, npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Where each line begins and the last ends, their characters, and the eight characters from each on as a number."""
+    offsets = np.frombuffer(lines.buffers()[1], np.int32)[lines.offset : lines.offset + len(lines) + 1].astype(np.int64)
+    text = lines.buffers()[2]
+    text = bytes(8) if text is None or text.size < 8 else text
+    return offsets, np.frombuffer(text, np.uint8), words(text, np.uint64)
+
+
+def _eight(text: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(text, "little"))
+
+
 _FAILED = re.compile(r"Program ([1-9A-HJ-NP-Za-km-z]{32,44}) failed: ")
 _ANCHOR = re.compile(r"Program log: AnchorError .*?Error Code: (\w{1,64})\. Error Number: (\d{1,10})\.", re.DOTALL)
 _OF_INSTRUCTION = re.compile(r"Error processing Instruction (\d+): (.*)", re.DOTALL)
 _CUSTOM = re.compile(r"custom program error: 0x([0-9a-f]{1,16})")
 
+_LAST_LINES = 24
+"""Lines of a failed transaction's log that are looked at for what failed: it is told at the end, in two lines for each of the callers, nine at most."""
+
 
 def _failures(transactions: pa.Table, instructions: pa.Table, instruction_tx: Ints, registry: Registry) -> dict[int, Failure]:
     errors, error_of = coded_text(transactions["err"])
-    failed = error_of >= 0
-    lines, counts = flat(transactions["log_messages"])
-    told = np.flatnonzero(np.repeat(failed, counts))
-    texts, text_tx = take(lines, told), repeat_index(counts)[told]
-    programs: dict[int, str] = {}
-    anchors: dict[int, list[tuple[str, int]]] = {}
-    for marker, pattern in ((" failed: ", _FAILED), ("Program log: AnchorError", _ANCHOR)):
-        at = np.flatnonzero(mask_of(pc.match_substring(texts, marker)))
-        for transaction, line in zip(text_tx[at].tolist(), take(texts, at).to_pylist(), strict=True):
-            found = pattern.match(line)
-            if found and pattern is _FAILED:
-                programs.setdefault(transaction, found[1])
-            elif found:
-                anchors.setdefault(transaction, []).append((found[1], int(found[2])))
+    failed = np.flatnonzero(error_of >= 0)
+    programs, anchors = _told_by_logs(transactions, failed)
     outer = np.flatnonzero(integers(instructions["parent_index"]) < 0)
     outer_keys = (instruction_tx[outer] << 32) | integers(instructions["index"])[outer]
     ids = plain(instructions["program_id"])
-    known = errors.to_pylist()
-    failures = {}
-    for transaction in np.flatnonzero(failed).tolist():
-        text = known[error_of[transaction]]
-        found = _OF_INSTRUCTION.fullmatch(text)
-        index, reason = (int(found[1]), found[2]) if found else (None, text)
+    causes = [(int(found[1]), found[2]) if (found := _OF_INSTRUCTION.fullmatch(text)) else (None, text) for text in errors.to_pylist()]
+    failures, known = {}, {}
+    for transaction, error in zip(failed.tolist(), error_of[failed].tolist(), strict=True):
+        index, reason = causes[error]
         program = programs.get(transaction)
         if program is None and index is not None:
             row = int(np.searchsorted(outer_keys, (transaction << 32) | index))
             program = ids[int(outer[row])].as_py() if row < len(outer) and outer_keys[row] == (transaction << 32) | index else None
-        custom = _CUSTOM.fullmatch(reason)
-        name = None
-        if custom:
-            code = int(custom[1], 16)
-            name = next((word for word, number in anchors.get(transaction, []) if number == code), None) or registry.error(program, code)
-        failures[transaction] = Failure(index, program, name, reason)
+        named = anchors.get(transaction, ())
+        key = (error, program, named)
+        if key not in known:
+            known[key] = _failure(index, program, reason, named, registry)
+        failures[transaction] = known[key]
     return failures
+
+
+def _told_by_logs(transactions: pa.Table, failed: Ints) -> tuple[dict[int, str], dict[int, tuple[tuple[str, int], ...]]]:
+    """The innermost program that failed, and the errors that Anchor names with their numbers, of each of these transactions that says so."""
+    lines, counts = flat(transactions["log_messages"])
+    offsets, _, eight = _text_of(lines)
+    looked_at = np.minimum(counts[failed], _LAST_LINES)
+    at, line_tx = ragged(offsets_of(counts)[1:][failed] - looked_at, looked_at), np.repeat(failed, looked_at)
+
+    def reads(text: bytes, place: int) -> Mask:
+        """Whether the lines have this text there; they may be too short for it, and then it is of another line."""
+        found: Mask = eight[np.minimum(offsets[at] + place, len(eight) - 1)] == _eight(text)
+        return found
+
+    ours = reads(b"Program ", 0)
+    at, line_tx = at[ours], line_tx[ours]
+    by_program = np.zeros(len(at), np.bool_)
+    for size in range(32, 45):
+        by_program |= reads(b" failed:", len("Program ") + size)
+    programs: dict[int, str] = {}
+    for transaction, line in zip(line_tx[by_program].tolist(), take(lines, at[by_program]).to_pylist(), strict=True):
+        if transaction not in programs and (found := _FAILED.match(line)):
+            programs[transaction] = found[1]
+    anchors: dict[int, tuple[tuple[str, int], ...]] = {}
+    by_anchor = reads(b"log: Anc", len("Program "))
+    for transaction, line in zip(line_tx[by_anchor].tolist(), take(lines, at[by_anchor]).to_pylist(), strict=True):
+        if found := _ANCHOR.match(line):
+            anchors[transaction] = (*anchors.get(transaction, ()), (found[1], int(found[2])))
+    return programs, anchors
+
+
+def _failure(index: int | None, program: str | None, reason: str, named: Sequence[tuple[str, int]], registry: Registry) -> Failure:
+    custom = _CUSTOM.fullmatch(reason)
+    if custom is None:
+        return Failure(index, program, None, None, reason)
+    code = int(custom[1], 16)
+    name = next((word for word, number in named if number == code), None) or registry.error(program, code)
+    return Failure(index, program, code, name, reason)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-GIST = "1"
+GIST = "2"
 """Raise it when a text would get another gist."""
 
 _DROPPED = "|".join(
     [
         r"; [^\n;]*? paid [0-9.]+ SOL in fees",
-        r", [0-9]+ compute units",
-        r" with [0-9]+ accounts",
+        r", [0-9]+ (?:compute units|times)",
+        r" with [0-9]+ accounts?",
         r" (?:space|lamports) [0-9.]+(?: SOL)?\b",
         # What has no words: seeds, and memos that are a digest, a key or a number.
         r' \w*[sS]eed "(?:[^"\\\n]|\\.)*"',

@@ -8,20 +8,20 @@ A rule is a name. It stands in the column `rules` beside the label it set, so th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blyan.corpus.activity import Activity, coded_text, integers
+from blyan.corpus.activity import Activity, Failure, coded_text, integers, plain, whole
 from blyan.corpus.registry import Registry
 from blyan.solana.columns import Ints, Mask, coded, interleave, lists, mask_of, strings, structs
 from blyan.solana.normalise import NATIVE_MINT
 
 _SWAP = re.compile(r"swap|route|buy|sell|exchange", re.IGNORECASE)
-_LIQUIDITY = re.compile(r"liquidity|deposit|withdraw|position|initialize", re.IGNORECASE)
+_LIQUIDITY = re.compile(r"liquidity|deposit|withdraw|position|initialize(?!order)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,15 @@ class Labels:
 
     Attributes:
         kind_rule: position in `KIND_RULES`.
-        columns: `kind`, `error_class`, `value_bucket`, `is_sandwich`, `programs` and `rules` of `schemas.DOCUMENTS`.
+        columns: `kind`, `error_class`, `value_bucket`, `is_sandwich`, `programs`, `rules` and the columns of a swap of `schemas.DOCUMENTS`.
         exchange: code of the first exchange that was called, or -1.
+        swapped: successful swaps whose fee payer gave and got assets.
     """
 
     kind_rule: Ints
     columns: dict[str, pa.Array]
     exchange: Ints
+    swapped: Mask
 
 
 def label(activity: Activity, registry: Registry) -> Labels:
@@ -111,11 +113,14 @@ def label(activity: Activity, registry: Registry) -> Labels:
         & (np.bincount(net.transaction_of[gained], minlength=size) > 0)
         & (np.bincount(net.transaction_of[~gained], minlength=size) > 0)
     )
+    exchanged &= ~_only_sol_beside_orders(activity, exchange_rows)
     kind_rule = _kind_rules(activity, category_of, exchanged)
     errors, error_rules = _errors(activity, registry)
     decade, is_dollar = _values(activity, registry)
     sandwich = _sandwiches(activity, exchanged, gained)
-    columns = {
+    succeeded = mask_of(pc.fill_null(pc.equal(plain(activity.transactions["status"]), "Success"), False))
+    swapped = (kind_rule == KIND_RULES.index(EXCHANGED)) & succeeded
+    columns = _swaps(activity, swapped, gained) | {
         "kind": coded(kind_rule, strings([rule.kind for rule in KIND_RULES])),
         "error_class": errors,
         "value_bucket": _buckets(decade, is_dollar),
@@ -123,7 +128,51 @@ def label(activity: Activity, registry: Registry) -> Labels:
         "programs": _programs(activity),
         "rules": _rules(kind_rule, error_rules, decade, is_dollar, sandwich),
     }
-    return Labels(kind_rule, columns, exchange)
+    return Labels(kind_rule, columns, exchange, swapped)
+
+
+def _swaps(activity: Activity, swapped: Mask, gained: Mask) -> dict[str, pa.Array]:
+    """What was swapped for what, of swaps of one asset for another.
+
+    SOL beside a token that goes the same way is rent or a tip, and wrapped SOL is SOL.
+    """
+    net, size = activity.net, len(swapped)
+    columns: dict[str, pa.Array] = {}
+    native = np.append(mask_of(pc.equal(activity.pool, NATIVE_MINT)), False)
+    is_sol = (net.mint < 0) | native[net.mint]
+    sides = {}
+    for name, way in (("sold", ~gained), ("bought", gained)):
+        at = np.flatnonzero(swapped[net.transaction_of] & way)
+        tokens = np.bincount(net.transaction_of[at], weights=~is_sol[at], minlength=size)
+        at = at[~(is_sol[at] & (tokens[net.transaction_of[at]] > 0))]
+        sides[name] = at[np.bincount(net.transaction_of[at], minlength=size)[net.transaction_of[at]] == 1]
+    both = np.intersect1d(net.transaction_of[sides["sold"]], net.transaction_of[sides["bought"]])
+    sol = pa.concat_arrays([activity.pool, strings(["SOL"])])
+    for name, at in sides.items():
+        row = np.full(size, -1)
+        row[net.transaction_of[at]] = at
+        row[~np.isin(np.arange(size), both)] = -1
+        nothing = row < 0
+        columns[name] = coded(np.where(is_sol[row] | nothing, len(activity.pool), net.mint[row]) if len(is_sol) else row, sol, nothing)
+        columns[f"{name}_amount"] = pc.abs(pc.take(net.change, pa.array(row, mask=nothing)))
+        columns[f"{name}_decimals"] = pc.take(pa.array(net.decimals), pa.array(row, mask=nothing))
+    return columns
+
+
+def _only_sol_beside_orders(activity: Activity, exchange_rows: Ints) -> Mask:
+    """Transactions that call an exchange by name, never to swap, and of which one side is SOL alone: rent or a tip beside orders."""
+    size, net = len(activity), activity.net
+    named, swap = (
+        np.array([test(name) for name in activity.names], np.bool_)[activity.name_of[exchange_rows]]
+        for test in (bool, lambda name: bool(_SWAP.search(name)))
+    )
+    orders = np.bincount(activity.instruction_tx[exchange_rows[named]], minlength=size) > 0
+    orders &= np.bincount(activity.instruction_tx[exchange_rows[swap]], minlength=size) == 0
+    gained = mask_of(pc.greater(net.change, pa.scalar(0, pa.decimal128(38, 0))))
+    token = net.mint >= 0
+    sides = [np.bincount(net.transaction_of[way & token], minlength=size) == 0 for way in (gained, ~gained)]
+    only_sol: Mask = orders & (sides[0] | sides[1])
+    return only_sol
 
 
 def _categories(activity: Activity, registry: Registry) -> list[str]:
@@ -150,11 +199,11 @@ def _kind_rules(activity: Activity, category_of: list[str], exchanged: Mask) -> 
     out = np.full(len(activity), len(KIND_RULES) - 1)
     np.minimum.at(out, activity.instruction_tx, ranks[which])
     transfers = activity.transfers
-    one = mask_of(pc.equal(transfers["value"].combine_chunks(), pa.scalar(1, pa.decimal128(20, 0)))) & (integers(transfers["decimals"]) == 0)
-    minted = one & mask_of(pc.equal(transfers["transfer_type"], "mintTo").combine_chunks())
+    one = mask_of(pc.equal(whole(transfers["value"]), pa.scalar(1, pa.decimal128(20, 0)))) & (integers(transfers["decimals"]) == 0)
+    minted = one & mask_of(whole(pc.equal(transfers["transfer_type"], "mintTo")))
     np.minimum.at(out, activity.transfer_tx[minted], KIND_RULES.index(MINTED_ONE))
     out[exchanged] = np.minimum(out[exchanged], KIND_RULES.index(EXCHANGED))
-    out[mask_of(pc.fill_null(activity.transactions["is_vote"].combine_chunks(), False))] = KIND_RULES.index(VOTE)
+    out[mask_of(pc.fill_null(whole(activity.transactions["is_vote"]), False))] = KIND_RULES.index(VOTE)
     return out
 
 
@@ -165,15 +214,21 @@ def _errors(activity: Activity, registry: Registry) -> tuple[pa.StringArray, Int
     classes: list[str | None] = [None] * len(activity)
     rules = np.zeros(len(activity), np.int64)
     names = registry.names
+    known: dict[Failure, tuple[str, int]] = {}
     for transaction, failure in activity.failures.items():
-        if failure.name is not None:
-            classes[transaction], rules[transaction] = failure.name, 1
-        elif failure.reason.startswith("custom program error"):
-            who = names.get(failure.program or "", failure.program or "an unknown program")
-            classes[transaction], rules[transaction] = f"{who} {failure.reason.rpartition(' ')[2]}", 2
-        else:
-            classes[transaction], rules[transaction] = re.sub(r"\d+", "#", failure.reason), 3
+        if failure not in known:
+            known[failure] = _error_class(failure, names)
+        classes[transaction], rules[transaction] = known[failure]
     return strings(classes), rules
+
+
+def _error_class(failure: Failure, names: Mapping[str, str]) -> tuple[str, int]:
+    """The class of an error, and the rule that says so, as its place in `_ERROR_RULES`."""
+    if failure.name is not None:
+        return failure.name, 1
+    if failure.code is not None:
+        return f"{names.get(failure.program or '', failure.program or 'an unknown program')} {failure.code:#x}", 2
+    return re.sub(r"\d+", "#", failure.reason), 3
 
 
 def _values(activity: Activity, registry: Registry) -> tuple[Ints, Mask]:
@@ -183,9 +238,9 @@ def _values(activity: Activity, registry: Registry) -> tuple[Ints, Mask]:
     is_dollar = mask_of(pc.is_in(activity.pool, pa.array(dollars, pa.string())))
     of_dollars = np.append(is_dollar, False)[mint]
     of_sol = np.append(mask_of(pc.equal(activity.pool, NATIVE_MINT)), False)[mint]
-    of_sol |= mask_of(pc.equal(activity.transfers["transfer_type"], "transfer").combine_chunks())
+    of_sol |= mask_of(whole(pc.equal(activity.transfers["transfer_type"], "transfer")))
     digits = integers(pc.utf8_length(activity.transfers["value"].cast(pa.string())).cast(pa.int64()))
-    nonzero = mask_of(pc.not_equal(activity.transfers["value"].combine_chunks(), pa.scalar(0, pa.decimal128(20, 0))))
+    nonzero = mask_of(pc.not_equal(whole(activity.transfers["value"]), pa.scalar(0, pa.decimal128(20, 0))))
     decimals = np.where(of_dollars, integers(activity.transfers["decimals"]), 9)
     decade = digits - 1 - decimals
     least = np.iinfo(np.int64).min

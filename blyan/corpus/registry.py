@@ -26,12 +26,16 @@ _PUBLISHED = Path(__file__).with_name("registry.toml")
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A program. `errors` are its custom codes in decimal; `instructions` are named by the first bytes of their data, in hex."""
+    """A program. `errors` are its custom codes in decimal; `instructions` are named by the first bytes of their data, in hex, eight at most.
+
+    `acts_on` is the position of the account that its instructions act on, -1 for none, where that is not the first that they may write to.
+    """
 
     name: str
     category: Category
     errors: dict[str, str] = {}
     instructions: dict[str, str] = {}
+    acts_on: int | None = None
 
 
 class Mint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +99,7 @@ def load_registry(*more: Path) -> Registry:
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9.\-]*( [A-Za-z0-9.\-]+)*")
-_TAG = re.compile(r"([0-9a-f]{2})+")
+_TAG = re.compile(r"([0-9a-f]{2}){1,8}")
 
 
 def _check(file: _File, where: str) -> None:

@@ -9,6 +9,7 @@ over the tables of the range, so a large range needs no more memory than DuckDB 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ LISTED = 5
 """Items of a list in a text; the others are counted."""
 
 _TOLD = """create or replace temp view told as
-    select d.block_slot, d.tx_index, d.kind, d.error_class, d.programs, d.is_sandwich, d.status, t.fee, t.accounts[1].pubkey as payer
+    select d.block_slot, d.tx_index, d.kind, d.error_class, d.programs, d.is_sandwich, d.status, t.fee,
+        d.sold, d.sold_amount, d.sold_decimals, d.bought, d.bought_amount, d.bought_decimals, t.accounts[1].pubkey as payer
     from documents d join transactions t on t.block_slot = d.block_slot and t.index = d.tx_index
     where d.is_vote is distinct from true"""
 
@@ -71,7 +73,7 @@ class _Sums:
     """The sums of one range."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, registry: Registry) -> None:
-        self._connection, self._names = connection, registry.names
+        self._connection, self._names, self._programs = connection, registry.names, registry.programs
 
     def range(self, slots: SlotRange) -> _Row:
         """The summary of all."""
@@ -82,6 +84,7 @@ class _Sums:
         ((kept, payers, sandwiches),) = self._ask(
             "select (select count(*) from documents where is_vote), count(distinct payer), count(*) filter (is_sandwich) from told"
         )
+        unnamed = f"select '', program, count(*) from called where not {_among(self._names)} group by all"  # noqa: S608 - SQL of our own
         lines = [
             f"Slots {slots.first} to {slots.last}: {_count(total, 'transaction')} in {_count(blocks, 'slot')}, {_sol(fees)} SOL in fees.",
             f"{_count(votes, 'vote')}, of which {kept} have a document; {_count(total - votes, 'other transaction')} by {_count(payers, 'fee payer')}, {failed} failed.",
@@ -89,7 +92,9 @@ class _Sums:
             *self._list("Programs", "select '', program, count(*) from called group by all").values(),
             *self._list("Failures", "select '', error_class, count(*) from told where error_class is not null group by all").values(),
             *self._list("Fee payers", "select '', payer, count(*) from told where payer is not null group by all").values(),
+            *self._swaps("select '' as subject, * from told").values(),
             *self._amounts("''").values(),
+            *self._list("Programs without a name", unnamed).values(),
         ]
         if sandwiches:
             lines.append(f"{_count(sandwiches, 'transaction')} in the shape of a sandwich.")
@@ -103,6 +108,8 @@ class _Sums:
             busiest,
         )
         kinds = self._list("In transactions of kind", "select program, kind, count(*) from called group by all")
+        exchanges = [account for account, entry in self._programs.items() if entry.category == "exchange"]
+        swaps = self._swaps(f"select program as subject, * from called where {_among(exchanges)}")  # noqa: S608 - SQL of our own
         errors = self._list("Failures", "select program, error_class, count(*) from called where error_class is not null group by all")
         return [
             (
@@ -113,6 +120,7 @@ class _Sums:
                     f"{_count(payers, 'fee payer')}, {failed} failed.",
                     kinds.get(program),
                     errors.get(program),
+                    swaps.get(program),
                 ),
                 total,
                 None,
@@ -129,7 +137,7 @@ class _Sums:
         )
         kinds = self._list("Kinds", "select payer, kind, count(*) from told group by all")
         programs = self._list("Programs", "select payer, program, count(*) from called group by all")
-        amounts = self._amounts("payer")
+        swaps, amounts = self._swaps("select payer as subject, * from told"), self._amounts("payer")
         return [
             (
                 "account",
@@ -139,6 +147,7 @@ class _Sums:
                     f"{_sol(fees)} SOL in fees.",
                     kinds.get(account),
                     programs.get(account),
+                    swaps.get(account),
                     amounts.get(account),
                 ),
                 total,
@@ -170,6 +179,28 @@ class _Sums:
                 lines[subject].append(f"and {items - LISTED} more")
         return {subject: f"{title}: {', '.join(items)}." for subject, items in lines.items()}
 
+    def _swaps(self, sql: str) -> dict[str, str]:
+        """By subject, a line with the pairs that were swapped most often, and the exact sums. The SQL gives the columns of `told` and a subject."""
+        ranked = self._ask(
+            f"""select * from (
+                    select *, row_number() over (partition by subject order by swaps desc, sold, bought) as place, count(*) over (partition by subject) as pairs
+                    from (
+                        select subject, sold, bought, count(*) as swaps, sum(sold_amount)::varchar as gave, max(sold_decimals) as gave_decimals,
+                            sum(bought_amount)::varchar as got, max(bought_decimals) as got_decimals
+                        from ({sql}) where sold is not null group by subject, sold, bought
+                    )
+                ) where place <= {LISTED} order by subject, place"""  # noqa: S608 - SQL of our own
+        )
+        lines: dict[str, list[str]] = defaultdict(list)
+        for subject, sold, bought, swaps, gave, gave_decimals, got, got_decimals, place, pairs in ranked:
+            given, received = whole_units(gave, gave_decimals), whole_units(got, got_decimals)
+            lines[subject].append(
+                f"{given} {self._names.get(sold, sold)} for {received} {self._names.get(bought, bought)} in {_count(swaps, 'swap')}"
+            )
+            if place == LISTED < pairs:
+                lines[subject].append(f"and {_count(pairs - LISTED, 'more pair')}")
+        return {subject: f"Swapped: {', '.join(items)}." for subject, items in lines.items()}
+
     def _amounts(self, subject: str) -> dict[str, str]:
         """By subject, a line with what was moved most often in successful transactions, exact; a mint without known decimals is left out."""
         sums = self._ask(
@@ -183,6 +214,11 @@ class _Sums:
             name = "SOL" if unit == "SOL" else self._names.get(unit, unit)
             lines[of].append(f"{whole_units(value, decimals)} {name} in {_count(movements, 'movement')}")
         return {of: f"Moved: {', '.join(items)}." for of, items in lines.items()}
+
+
+def _among(accounts: Iterable[str]) -> str:
+    """SQL that the program is one of these; accounts of the registry are base58."""
+    return f"program in ({', '.join(repr(account) for account in accounts)})"
 
 
 def _lines(*lines: str | None) -> str:

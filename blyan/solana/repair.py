@@ -15,12 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from blyan.schemas import RAW_BLOCKS
-from blyan.solana.inventory import CHAIN_DRIFTS, LOST, OTHER_CONTENT, UNRECORDED, Inventory
+from blyan.solana.inventory import CHAIN_DRIFTS, LOST, OTHER_CONTENT, TEXT, UNRECORDED, Inventory
 
 REPAIRS = 8
 """Ranges that one inventory has made again at most."""
 
-REPAIRED = (LOST, OTHER_CONTENT, UNRECORDED, *CHAIN_DRIFTS)
+REPAIRED = (LOST, OTHER_CONTENT, UNRECORDED, TEXT, *CHAIN_DRIFTS)
 """Drift that making a range again sets right. The landing's own is for what follows it (`blyan_sensors`), and lists itself."""
 
 FORMAT = 1
@@ -32,6 +32,7 @@ class Plan(Struct, frozen=True):
     Attributes:
         ingest: to be read from the source, or the landing, and made again with every table.
         normalise: to be made again from their raw blocks, which agree.
+        render: of which only documents and summaries are to be made again.
         later: over the bound; the next inventory comes to them.
         failed: repaired before, and not seen to agree since.
         unreadable: the source cannot give all of them again.
@@ -42,11 +43,12 @@ class Plan(Struct, frozen=True):
     later: list[str] = []
     failed: list[str] = []
     unreadable: list[str] = []
+    render: list[str] = []
     format: int = FORMAT
 
     def asked(self) -> list[str]:
         """The ranges that are made again."""
-        return sorted([*self.ingest, *self.normalise])
+        return sorted([*self.ingest, *self.normalise, *self.render])
 
 
 def read_plan(value: object) -> Plan:
@@ -84,18 +86,23 @@ def plan_repairs(
         limit: ranges to make again at most.
     """
     known = set(inventory.grid.keys())
+    of_tables = {key for kind in REPAIRED if kind != TEXT for key in drift.get(kind, ())}
     drifting = {key for kind in REPAIRED for key in drift.get(kind, ()) if key in known}
-    failed = {key for key in (*ran, *before.failed) if key in drifting or key in busy or unseen(key)}
+    # Text that drifts after a repair of its tables was not repaired yet.
+    tried = {key for key in (*ran, *before.failed) if key in of_tables or key not in (*before.ingest, *before.normalise)}
+    failed = {key for key in (*ran, *before.failed) if (key in drifting and key in tried) or key in busy or unseen(key)}
     raw = inventory.partitions[RAW_BLOCKS.name]
     of_chain = {key for kind in CHAIN_DRIFTS for key in drift.get(kind, ())}
     # What could not be read comes last, so that it does not stand before others for ever.
     waiting = sorted(drifting - failed, key=lambda key: (key in before.unreadable, key))
-    ingest, normalise, unreadable = [], [], []
+    ingest, normalise, render, unreadable = [], [], [], []
     for key in waiting[:limit]:
-        if key not in of_chain and key in raw and raw[key].digest == recorded.get(key):
+        if key not in of_tables:
+            render.append(key)
+        elif key not in of_chain and key in raw and raw[key].digest == recorded.get(key):
             normalise.append(key)
         elif readable(key):
             ingest.append(key)
         else:
             unreadable.append(key)
-    return Plan(ingest, normalise, sorted(waiting[limit:]), sorted(failed), unreadable)
+    return Plan(ingest, normalise, sorted(waiting[limit:]), sorted(failed), unreadable, render)

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from blyan.errors import SourceUnreachableError
 from blyan.lake import Lake, Partition
-from blyan.schemas import BLOCKS, COMPLETENESS, RANGE_COLUMN, RAW_BLOCKS, Table
+from blyan.schemas import BLOCKS, COMPLETENESS, DOCUMENTS, RANGE_COLUMN, RAW_BLOCKS, Table
 from blyan.settings import Settings, load_settings
 from blyan.solana.audit import AGAIN, NEWEST, ROTATING, to_audit
 from blyan.solana.inventory import (
@@ -21,6 +21,7 @@ from blyan.solana.inventory import (
     CHAIN_HAS_MORE,
     LOST,
     OTHER_CONTENT,
+    TEXT,
     UNRECORDED,
     Inventory,
 )
@@ -82,6 +83,13 @@ def test_tables_are_made_from_their_raw_blocks_where_those_agree_and_read_again_
     assert plan({CHAIN_HAS_MORE: [A]}, **agree) == Plan(ingest=[A])
 
 
+def test_text_alone_is_rendered_again_and_comes_with_its_tables_where_they_drift_too() -> None:
+    assert plan({TEXT: [A, B], LOST: [B]}) == Plan(ingest=[B], render=[A])
+    assert plan({TEXT: [A]}, before=Plan(render=[A]), ran=[A]) == Plan(failed=[A])
+    assert plan({TEXT: [A]}, before=Plan(ingest=[A]), ran=[A]) == Plan(render=[A])
+    assert plan({TEXT: [A], LOST: [A]}, before=Plan(ingest=[A]), ran=[A]) == Plan(failed=[A])
+
+
 def test_no_more_than_the_bound_are_repaired_and_the_others_are_named() -> None:
     assert plan({LOST: KEYS[:5]}, limit=2) == Plan(ingest=[A, B], later=KEYS[2:5])
 
@@ -125,10 +133,10 @@ def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
 
 
 def test_a_plan_is_carried_out_once() -> None:
-    made = Plan(ingest=[A], normalise=[B], later=[C])
+    made = Plan(ingest=[A], normalise=[B], later=[C], render=[KEYS[3]])
 
-    assert repairs.due(made, 5, repairs.Cursor(4)) == [(A, True), (B, False)]
-    assert repairs.due(made, 5, repairs.Cursor(5)) == []
+    assert repairs.due(made, 5, repairs.Cursor(4)) == {"ingest": [A], "normalise": [B], "render": [KEYS[3]]}
+    assert repairs.due(made, 5, repairs.Cursor(5)) == {}
 
 
 # On real records
@@ -209,6 +217,22 @@ def test_drift_of_every_kind_is_found_and_repaired_and_then_gone(keeper: Keeper)
     for table, of_table in before.items():
         for key in (no_table, no_raw, changed, recorded):
             assert lake.partitions(table)[key].digest == of_table[key].digest
+    assert clean(keeper)
+
+
+def test_documents_that_are_lost_or_others_than_recorded_are_rendered_again(keeper: Keeper) -> None:
+    second = keeper.settings.grid.keys()[1]
+    assert keeper.run("ingest_range", second)
+    assert all(keeper.run("render_range", key) for key in (FIRST, second))
+    assert clean(keeper)
+    lake = keeper.lake
+    before = lake.partitions(DOCUMENTS)
+    _delete(lake, DOCUMENTS, FIRST)
+    lake.write_partition(DOCUMENTS, second, [pa.Table.from_batches(list(lake.read(DOCUMENTS, key=second))).slice(1)])
+
+    assert keeper.inventory()[0][TEXT] == {"ranges": 2, "first": [FIRST, second]}
+    assert keeper.repair() == [("render_range", FIRST, True), ("render_range", second, True)]
+    assert {key: part.digest for key, part in lake.partitions(DOCUMENTS).items()} == {key: part.digest for key, part in before.items()}
     assert clean(keeper)
 
 

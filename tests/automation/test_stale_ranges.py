@@ -15,7 +15,7 @@ from blyan.solana.slots import SlotRange
 from blyan.solana.sources import RawRecord
 from blyan_assets.checks import LANDING
 from blyan_sensors import stale_ranges
-from blyan_sensors.stale_ranges import TRIES, Request, sort_out, stale
+from blyan_sensors.stale_ranges import FROM_LANDING, FROM_RAW, FROM_TABLES, TRIES, Request, sort_out, stale
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
 from tests.automation.test_landing_followed import tick
@@ -34,15 +34,16 @@ def test_a_range_is_stale_where_it_was_made_from_another_version_or_not_at_all()
 
 
 def test_what_is_in_flight_is_left_alone_and_what_failed_twice_is_listed() -> None:
-    wanted = [Request(key, RAW, "1", failed) for key, failed in (("c", TRIES), ("b", 0), ("a", TRIES - 1))]
+    wanted = [Request(key, FROM_RAW, RAW, "1", failed) for key, failed in (("c", TRIES), ("b", 0), ("a", TRIES - 1))]
 
     assert sort_out(wanted, in_flight={"b"}) == ([wanted[2]], [wanted[0]])
 
 
 def test_a_range_whose_raw_blocks_are_stale_too_is_asked_for_as_a_whole() -> None:
-    tables, whole = Request("a", RAW, "1"), Request("a", LANDING, "2")
+    text, tables, whole = Request("a", FROM_TABLES, TRANSACTIONS, "3"), Request("a", FROM_RAW, RAW, "1"), Request("a", FROM_LANDING, LANDING, "2")
 
-    assert sort_out([tables, whole], in_flight=()) == ([whole], [])
+    assert sort_out([text, tables, whole], in_flight=()) == ([whole], [])
+    assert sort_out([text, tables], in_flight=()) == ([tables], [])
 
 
 @pytest.fixture
@@ -51,8 +52,12 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stale_ranges, "AFTER_S", 0)
 
 
+TRANSACTIONS = dg.AssetKey(["solana", "transactions"])
+
+
 def requests(harness: Harness) -> list[tuple[str | None, str | None]]:
-    return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests]
+    """Of raw blocks and tables; those of the corpus: `test_corpus_followed`."""
+    return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests if request.job_name != "render_range"]
 
 
 def evaluated(harness: Harness) -> dg.SensorExecutionData:
@@ -131,6 +136,8 @@ def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_it
     LakeResource.of(harness.settings).open().store.delete([broken])
     assert follow(harness) == 0  # nobody asks a third time
     assert harness.run("normalise_range", FIRST)
+    assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
+    assert harness.run("render_range", FIRST)
     assert evaluated(harness).skip_message == "every range was made from what stands"
 
 
@@ -158,5 +165,6 @@ def test_rows_that_break_a_blocking_check_are_made_once_and_stand_as_failed(harn
     harness.tick()
 
     assert not harness.run("ingest_range", FIRST)
-    # Made from what stands: another run would make the same rows, so there is none.
-    assert follow(harness) == 0
+    # Made from what stands: another run would make the same rows, so there is none but that of the text, which says nothing of rewards.
+    assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
+    assert follow(harness) == 1

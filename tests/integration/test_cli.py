@@ -20,7 +20,7 @@ import pytest
 
 from blyan.cli import run as run_command
 from blyan.lake import Lake
-from blyan.schemas import BLOCK_REWARDS, TABLES, TRANSACTIONS
+from blyan.schemas import BLOCK_REWARDS, TABLES, TEXTS, TRANSACTIONS
 from blyan.settings import load_settings
 from blyan.solana.landing import HEAD
 from blyan.solana.slots import SlotRange
@@ -94,7 +94,7 @@ def test_help_lists_the_commands() -> None:
     done = blyan(REPOSITORY, "--help")
 
     assert done.returncode == 0
-    assert {"demo", "ingest", "sql", "ranges", "source", "statement", "doctor"} <= set(done.stdout.split())
+    assert {"demo", "ingest", "corpus", "sql", "ranges", "source", "statement", "doctor"} <= set(done.stdout.split())
 
 
 def test_runs_of_the_command_line_are_in_the_records_that_the_ui_shows(place: Path) -> None:
@@ -135,6 +135,20 @@ def test_ranges_that_the_lake_has_are_not_made_again_unless_forced(call: Call, p
     assert "made 4-7" not in again.stderr
     assert "made 4-7" in forced.stderr
     assert "unchanged" in forced.stderr
+
+
+def test_ranges_that_the_lake_has_are_told_as_text_and_others_are_refused_by_name(call: Call, place: Path) -> None:
+    told = call(place, "corpus", "--slots", "0-7")
+    lacking = call(place, "corpus", "--slots", "6-9")
+
+    assert re.findall(r"made text of (\S+):.* (\d+) of \2 checks passed", told.stderr) == [("0-3", "4"), ("4-7", "4")]
+    assert (told.returncode, lacking.returncode) == (0, 1)
+    assert "made text of 4-7" in lacking.stderr
+    assert "unchanged" in lacking.stderr
+    assert re.search(r"failed text of 8-11: .*has no partition 000000000008", lacking.stderr)
+    assert "Again: blyan corpus --slots 8-11" in lacking.stderr
+    documents = rows(call(place, "sql", "select count(*) as n, min(text) as text from corpus.documents", "-o", "json"))
+    assert documents[0]["n"] > 10
 
 
 def test_ranges_shows_what_is_there_and_what_is_missing(call: Call, place: Path) -> None:
@@ -273,8 +287,10 @@ def test_the_demo_makes_the_grid_and_shows_what_it_made(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "made 0-3" in done.stderr
+    assert "made text of 0-3" in done.stderr
     assert "made marts" in done.stderr
+    assert re.search(r"Token transfer succeeded; @0 paid 0\.\d+ SOL in fees", done.stdout)
     assert "marts.fee_market" in done.stdout
-    for name in TABLES:
+    for name in (*TABLES, *(table.name for table in TEXTS)):
         assert name.replace("/", ".") in done.stdout
     assert "Try next" in done.stdout

@@ -91,7 +91,7 @@ def test_a_killed_run_leaves_a_readable_lake_and_running_it_again_completes_it(
     assert held(settings) == (state, expected_part(settings, expected))
 
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
-        (outcome,) = materialise([RANGE], settings, show=lambda *_: None, instance=instance)
+        (outcome,) = materialise("ingest_range", [RANGE], settings, show=lambda *_: None, instance=instance)
         statuses = sorted(run.status.value for run in instance.get_runs())
 
     assert outcome.good, outcome

@@ -10,13 +10,29 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
 from object_stores import s3_store
 
+from blyan.corpus.ranges import write_corpus
+from blyan.corpus.registry import load_registry
 from blyan.errors import MissingObjectError
 from blyan.lake import Lake
 from blyan.marts import PROJECT, SCOPE, mart_tables, prepare
-from blyan.schemas import BALANCE_CHANGES, BLOCK_REWARDS, BLOCKS, INSTRUCTIONS, NORMALISED, TOKEN_TRANSFERS, TRANSACTIONS, Table
+from blyan.schemas import (
+    BALANCE_CHANGES,
+    BLOCK_REWARDS,
+    BLOCKS,
+    DOCUMENTS,
+    INSTRUCTIONS,
+    NORMALISED,
+    RANGE_COLUMN,
+    TOKEN_TRANSFERS,
+    TRANSACTIONS,
+    Table,
+)
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import land, normalise_range
 from blyan.solana.slots import SlotRange
@@ -68,6 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Lakeful:
             whole = {table: lake.version(table) for table in NORMALISED if table is not BLOCKS}
     for table, version in whole.items():
         lake.restore(table, version)
+    for key in FIRST:
+        write_corpus(lake, settings.grid.range_of(key), load_registry(), vote_share=0.1)
     return Lakeful(settings)
 
 
@@ -247,6 +265,35 @@ def test_validator_rewards_gives_each_account_its_blocks_and_rewards(made: Lakef
             paid[reward["reward_type"]] += reward["lamports"]
         assert (row["blocks"], row["rewards"], row["role"]) == (led[pubkey], len(rewards[pubkey]), "leader")
         assert (row["fee_lamports"], row["voting_lamports"], row["other_lamports"]) == (paid["Fee"], 0, 0)
+
+
+AGREE = {"program_activity_agrees_with_documents", "fee_market_agrees_with_documents"}
+
+
+def disagreements(made: Lakeful) -> dict[str, dg.AssetCheckSeverity]:
+    """What fails of the checks that compare what is published with the documents of the lake, run alone."""
+    selection = dg.AssetSelection.checks_for_assets(dg.AssetKey(["marts", "program_activity"]), dg.AssetKey(["marts", "fee_market"]))
+    result = materialise(made.settings, selection=selection)
+    assert result.success
+    return {each.check_name: each.severity for each in result.get_asset_check_evaluations() if not each.passed}
+
+
+def test_marts_and_documents_agree_and_a_document_that_is_lost_is_noticed(made: Lakeful) -> None:
+    built = {check.check_name: check.passed for check in made.result.get_asset_check_evaluations()}
+    assert {name: built[name] for name in AGREE} == dict.fromkeys(AGREE, True)
+    version = made.lake.version(DOCUMENTS)
+    documents = pa.Table.from_batches(made.lake.read(DOCUMENTS, key=FIRST[0]), DOCUMENTS.arrow_schema())
+    lost = documents["tx_signature"][pc.index(documents["kind"], "token_transfer").as_py()]
+    made.lake.write_partition(DOCUMENTS, FIRST[0], [documents.filter(pc.not_equal(documents["tx_signature"], lost))])
+    assert disagreements(made) == dict.fromkeys(AGREE, dg.AssetCheckSeverity.WARN)
+    made.lake.restore(DOCUMENTS, version)
+
+
+def test_ranges_without_documents_are_not_compared(made: Lakeful) -> None:
+    version = made.lake.version(DOCUMENTS)
+    DeltaTable(made.lake.store.uri(DOCUMENTS.name)).delete(f"{RANGE_COLUMN} = '{FIRST[0]}'")
+    assert disagreements(made) == {}
+    made.lake.restore(DOCUMENTS, version)
 
 
 def test_a_range_that_some_table_lacks_is_left_out(made: Lakeful, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from collections import Counter, defaultdict
 
 import pytest
 from document_reader import Reader, moves_of, net_of
+from documents_page import PAGE, page
 from recorded_files import manifest
 
 from blyan import schemas
 from blyan.corpus.documents import documents_of, template_ranks
 from blyan.corpus.labels import KIND_RULES
 from blyan.corpus.registry import load_registry
+from blyan.solana.normalise import NATIVE_MINT
 
 pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
 
@@ -137,168 +139,30 @@ def test_a_cap_per_template_takes_the_near_duplicates_out(documents):
     assert after < before - 0.2, (before, after)
 
 
-GOLDEN = [
-    (
-        "swap",
-        "blocks/254170887",
-        300,
-        ("swap", "Success", None, "USD 10 to 100"),
-        [
-            "Swap at Orca Whirlpool succeeded; @0 paid 0.000006397 SOL in fees, 203981 compute units.",
-            "@0 received 0.000017352 wSOL.",
-            "@1 call with 27 accounts",
-            "> Orca Whirlpool Swap with 11 accounts",
-            "> @2 sent 0.095533561 wSOL to @3 by @0",
-            "> @4 sent 6.639758 @5 to @6 by @7",
-            "> Orca Whirlpool Swap with 11 accounts",
-            "> @6 sent 6.639758 @5 to @8 by @0",
-            "> @9 sent 15.830489 USDC to @10 by @11",
-            "> Orca Whirlpool Swap with 11 accounts",
-            "> @10 sent 15.830489 USDC to @12 by @0",
-            "> @13 sent 0.095550913 wSOL to @2 by @14",
-        ],
-    ),
-    (
-        "token transfer",
-        "blocks/254170887",
-        31,
-        ("token_transfer", "Success", None, "USD 100 to 1000"),
-        [
-            "Token transfer succeeded; @0 paid 0.000005 SOL in fees, 6199 compute units.",
-            "@0 gave 604.67 USDC.",
-            "@1 sent 604.67 USDC to @2 by @0",
-        ],
-    ),
-    (
-        "NFT",
-        "blocks/110130000-jsonParsed",
-        1677,
-        ("nft", "Success", None, "SOL 0.01 to 0.1"),
-        [
-            "NFT operation succeeded; @0 paid 0.00001 SOL in fees.",
-            "@0 gave 0.0119712 SOL.",
-            "System createAccount lamports 0.0014616 SOL newAccount @1 owner SPL Token source @0 space 82",
-            "SPL Token initializeMint decimals 0 freezeAuthority @0 mint @1 mintAuthority @0",
-            "Associated Token create account @2 mint @1 source @0 wallet @0",
-            "> @0 sent 0.00203928 SOL to @2",
-            "> System allocate account @2 space 165",
-            "> System assign account @2 owner SPL Token",
-            "> SPL Token initializeAccount account @2 mint @1 owner @0",
-            "@0 minted 1 @1 to @2",
-            "@3 call with 14 accounts",
-            "> @0 sent 0.05 SOL to @0",
-            "> Metaplex Token Metadata call with 7 accounts",
-            "> @0 sent 0.00561672 SOL to @4",
-            "> System allocate account @4 space 679",
-            "> System assign account @4 owner Metaplex Token Metadata",
-            "> Metaplex Token Metadata call with 9 accounts",
-            "> @0 sent 0.0028536 SOL to @5",
-            "> System allocate account @5 space 282",
-            "> System assign account @5 owner Metaplex Token Metadata",
-            "> SPL Token setAuthority authorityType mintTokens mint @1 multisigAuthority @0 newAuthority @5 signers @0",
-            "> SPL Token setAuthority authorityType freezeAccount mint @1 multisigAuthority @0 newAuthority @5 signers @0",
-            "> Metaplex Token Metadata call with 2 accounts",
-        ],
-    ),
-    (
-        "compressed NFT",
-        "blocks/254170887",
-        67,
-        ("nft", "Success", None, None),
-        [
-            "NFT operation succeeded; @0 paid 0.0000054 SOL in fees, 77937 compute units.",
-            "Metaplex Bubblegum MintToCollectionV1 with 16 accounts",
-            "> Metaplex Token Metadata call with 4 accounts",
-            "> SPL Noop call with 0 accounts",
-            "> Account Compression Append with 3 accounts",
-            "> SPL Noop call with 0 accounts",
-        ],
-    ),
-    (
-        "vote",
-        "blocks/332254855",
-        683,
-        ("vote", "Success", None, None),
-        [
-            "Vote succeeded; @0 paid 0.000005 SOL in fees, 2100 compute units.",
-            "Vote towersync towerSync of 31 slots from 332254824 to 332254854 voteAccount @1 voteAuthority @0",
-        ],
-    ),
-    (
-        "failure",
-        "blocks/254170887",
-        27,
-        ("swap", "Fail", "SlippageToleranceExceeded", "USD 1000 to 10000"),
-        [
-            "Swap at Jupiter v4 failed; @0 paid 0.000005001 SOL in fees, 167058 compute units. Instruction 2 failed in Jupiter v4: SlippageToleranceExceeded (custom program error: 0x1771).",
-            'Memo "177331274.8664"',
-            "Jupiter v4 Route with 27 accounts",
-            "> Orca Whirlpool Swap with 11 accounts",
-            "> @1 sent 1500 USDC to @2 by @0",
-            "> @3 sent 9.05078636 wSOL to @4 by @5",
-            "> Orca Whirlpool Swap with 11 accounts",
-            "> @4 sent 9.05078636 wSOL to @6 by @0",
-            "> @7 sent 1497.946575 USDC to @1 by @8",
-        ],
-    ),
-    (
-        "token account",
-        "blocks/254170887",
-        99,
-        ("token_account", "Success", None, None),
-        [
-            "Token account operation succeeded; @0 paid 0.000145236 SOL in fees, 8520 compute units.",
-            "@0 gave 0.00407856 SOL.",
-            'System createAccountWithSeed base @0 lamports 0.00203928 SOL newAccount @1 owner SPL Token seed "2TTqPvUxoydpDEh1L1wH3Zs87n94EjTP" source @0 space 165',
-            'System createAccountWithSeed base @0 lamports 0.00203928 SOL newAccount @2 owner SPL Token seed "m5Qs3xu5nxSrgCPwZgzyAirCKHeD9SgF" source @0 space 165',
-            "SPL Token initializeAccount account @1 mint @3 owner @4",
-            "SPL Token initializeAccount account @2 mint wSOL owner @4",
-        ],
-    ),
-    (
-        "swap with an account opened and closed",
-        "blocks/285000037",
-        12,
-        ("swap", "Success", None, "SOL 0.01 to 0.1"),
-        [
-            "Swap at Raydium AMM v4 succeeded; @0 paid 0.000110169 SOL in fees, 39344 compute units.",
-            "@0 gave 0.027143346 SOL and received 11321.844654 @1.",
-            "System createAccount lamports 0.00203928 SOL newAccount @2 owner SPL Token source @0 space 165",
-            "@0 sent 0.027143346 SOL to @2",
-            "SPL Token initializeAccount account @2 mint wSOL owner @0",
-            "Raydium AMM v4 swapBaseIn with 18 accounts",
-            "> @2 sent 0.027143346 wSOL to @3 by @0",
-            "> @4 sent 11321.844654 @1 to @5 by @6",
-            "SPL Token closeAccount account @2 destination @0 owner @0",
-        ],
-    ),
-    (
-        "memo",
-        "blocks/110130000-jsonParsed",
-        3,
-        ("token_transfer", "Success", None, None),
-        [
-            "Token transfer succeeded; @0 paid 0.00001 SOL in fees.",
-            'Memo "QQABqASBkLSDM+nc3Az7ifdzyF5SYT+P4xBk1d0dQAI="',
-            "@1 sent 10 @2 to @3 by @4",
-        ],
-    ),
-    (
-        "lookup",
-        "blocks/332254855",
-        1022,
-        ("other", "Fail", "Computational budget exceeded", None),
-        [
-            "Transaction failed; @0 paid 0.000015 SOL in fees, 10000 compute units. Instruction 2 failed in Address Lookup Table: Computational budget exceeded.",
-            "Address Lookup Table extendLookupTable lookupTableAccount @1 lookupTableAuthority @0 newAddresses @2 @3 wSOL @4 @5 @6 @7 @8 @9 wSOL @10 @11 @12 @13 @14 @15 wSOL @16 @17 @18 @19 payerAccount @0",
-        ],
-    ),
-]
-"""Block, transaction, labels, and the lines of the text."""
+def test_the_page_of_examples_says_what_the_renderer_says(documents):
+    assert PAGE.read_text() == page(lambda block: documents(block).to_pylist()), "run python -m tests.mainnet.documents_page, and read what changed"
 
 
-@pytest.mark.parametrize(("start", "index", "labels", "lines"), [row[1:] for row in GOLDEN], ids=[row[0] for row in GOLDEN])
-def test_recorded_transactions_read_like_this(documents, start, index, labels, lines):
-    row = next(row for row in documents(start).to_pylist() if row["tx_index"] == index)
-    assert row["text"].split("\n") == lines
-    assert (row["kind"], row["status"], row["error_class"], row["value_bucket"]) == labels
+def test_what_was_swapped_is_what_the_first_line_says(recorded, documents):
+    reader, swaps = Reader(load_registry()), 0
+    for start in BLOCKS:
+        for row in documents(start).to_pylist():
+            sides = [(row[name] is None, row[f"{name}_amount"] is None, row[f"{name}_decimals"] is None) for name in ("sold", "bought")]
+            assert sides in ([(False,) * 3] * 2, [(True,) * 3] * 2)
+            if row["sold"] is None:
+                continue
+            swaps += 1
+            assert (row["kind"], row["status"]) == ("swap", "Success")
+            net = reader.net(row["text"], row["accounts"])
+            for name, sign in (("sold", -1), ("bought", 1)):
+                amount = sign * row[f"{name}_amount"].scaleb(-row[f"{name}_decimals"])
+                of = [None, NATIVE_MINT] if row[name] == "SOL" else [row[name]]
+                assert amount in [net.get(mint) for mint in of], row["text"]
+    assert swaps > 50
+
+
+def test_anything_swapped_that_the_text_does_not_say_is_noticed(documents):
+    reader = Reader(load_registry())
+    row = next(row for row in documents(BLOCKS[2]).to_pylist() if row["sold"] is not None)
+    other = re.sub(r"swapped (\d)", r"swapped 7\1", row["text"], count=1)
+    assert reader.net(other, row["accounts"]) != reader.net(row["text"], row["accounts"])

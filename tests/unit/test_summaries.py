@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from decimal import Decimal
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from blyan import schemas
 from blyan.corpus.documents import documents_of
 from blyan.corpus.registry import load_registry
 from blyan.corpus.summaries import summaries_of, whole_units
+from blyan.solana import base58
 from blyan.solana.decode import decode
 from blyan.solana.normalise import normalise
 from blyan.solana.programs import COMPUTE_BUDGET
@@ -31,8 +35,9 @@ def tables():
     return normalise([decode(record.slot, record.payload, Format.GET_BLOCK) for record in records])
 
 
-def summaries(tables, share=0.2, busiest=1000):
+def summaries(tables, share=0.2, busiest=1000, change=lambda rows: rows):
     made = documents_of(tables, REGISTRY, vote_share=share)
+    made = replace(made, rows=change(made.rows))
     with duckdb.connect() as connection:
         connection.register("transactions", tables[schemas.TRANSACTIONS.name])
         connection.register("token_transfers", tables[schemas.TOKEN_TRANSFERS.name])
@@ -93,6 +98,80 @@ def test_moved_amounts_are_exact_and_of_successful_transactions_alone(tables, ma
     assert any(row["status"] == "Fail" and row["transfer_type"] == "transfer" for row in rows)
     found = re.search(r"([\d.]+) SOL in (\d+) movements", made[2]["range", ""]["text"].split("Moved: ")[1])
     assert (Decimal(found[1]).scaleb(9), int(found[2])) == (moved["SOL"], movements["SOL"])
+
+
+EXCHANGE = next(account for account, program in REGISTRY.programs.items() if program.category == "exchange")
+USDC = next(account for account, mint in REGISTRY.mints.items() if mint.symbol == "USDC")
+UNKNOWN = base58.encode(bytes([77]) * 32)
+
+
+def with_swaps(rows):
+    """The documents, as if some of their transactions had swapped at an exchange."""
+    found = rows.to_pylist()
+    wanted = [row for row in found if not row["is_vote"]][:40]
+    for at, row in enumerate(wanted):
+        sides = (
+            [(UNKNOWN, Decimal(10**20 + at), 6), ("SOL", Decimal(3 * at + 1), 9)]
+            if at % 3
+            else [("SOL", Decimal(7), 9), (USDC, Decimal(10**6 * at + 5), 6)]
+        )
+        for side, (mint, amount, decimals) in zip(("sold", "bought"), sides, strict=True):
+            row |= {side: mint, f"{side}_amount": amount, f"{side}_decimals": decimals}
+        row["programs"] = [*row["programs"], EXCHANGE] if at % 2 else row["programs"]
+    return pa.Table.from_pylist(found, schema=schemas.DOCUMENTS.arrow_schema())
+
+
+def test_swaps_are_summed_up_exactly_by_pair(tables):
+    made, rows = summaries(tables, change=with_swaps)
+    payers = {(row["block_slot"], row["index"]): row["accounts"][0]["pubkey"] for row in tables[schemas.TRANSACTIONS.name].to_pylist()}
+    sums = defaultdict(lambda: [Decimal(0), Decimal(0), 0])
+    for row in made.rows.to_pylist():
+        if row["sold"] is not None:
+            subjects = [
+                ("range", ""),
+                ("account", payers[row["block_slot"], row["tx_index"]]),
+                *([("program", EXCHANGE)] if EXCHANGE in row["programs"] else []),
+            ]
+            for subject in subjects:
+                of = sums[(*subject, row["sold"], row["bought"])]
+                of[0], of[1], of[2] = (
+                    of[0] + row["sold_amount"].scaleb(-row["sold_decimals"]),
+                    of[1] + row["bought_amount"].scaleb(-row["bought_decimals"]),
+                    of[2] + 1,
+                )
+    told = {}
+    for row in rows.to_pylist():
+        for line in row["text"].split("\n"):
+            for gave, sold, got, bought, swaps in re.findall(
+                r"([\d.]+) (\w+) for ([\d.]+) (\w+) in (\d+) swaps?", line if line.startswith("Swapped: ") else ""
+            ):
+                mints = [USDC if name == "USDC" else name for name in (sold, bought)]
+                told[(row["scope"], row["subject"], *mints)] = [Decimal(gave), Decimal(got), int(swaps)]
+    assert told == dict(sums)
+    assert {scope for scope, *_ in told} == {"range", "account", "program"}
+
+
+def test_a_swap_that_is_lost_changes_the_sums(tables):
+    """The test above can tell."""
+    whole, less = (
+        {(row["scope"], row["subject"]): row["text"] for row in summaries(tables, change=change)[1].to_pylist()}
+        for change in (with_swaps, lambda rows: with_swaps(rows).filter(pc.fill_null(pc.not_equal(with_swaps(rows)["bought"], USDC), True)))
+    )
+    assert whole["range", ""] != less["range", ""]
+
+
+def test_programs_that_the_registry_lacks_are_named_by_account(tables):
+    def call(rows):
+        found = rows.to_pylist()
+        for row in found[:7]:
+            row["programs"] = [*row["programs"], UNKNOWN]
+        return pa.Table.from_pylist(found, schema=schemas.DOCUMENTS.arrow_schema())
+
+    made, rows = summaries(tables, share=0.0, change=call)
+    assert not any(made.rows["is_vote"].to_pylist())
+    (whole,) = [row["text"] for row in rows.to_pylist() if row["scope"] == "range"]
+    assert f"Programs without a name: {UNKNOWN} 7." in whole
+    assert "without a name" not in summaries(tables)[1].to_pylist()[-1]["text"]
 
 
 def test_only_the_busiest_have_a_summary(tables, made):
