@@ -138,6 +138,11 @@ class Lake:
         """The store under the lake, for those who read whole files: `store.open(f"{table.name}/{file.name}")`."""
         return self._store
 
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """How the store is reached, as delta-rs and Lance, which are made of the same client, want it."""
+        return dict(self._options)
+
     # Writing
 
     def stage(self, table: Table, key: str, *, writer: str = "") -> Stage:

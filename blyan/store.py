@@ -169,6 +169,23 @@ class Store:
             found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return [info.base_name for info in found if info.type == fs.FileType.File]
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in a folder, in order; none where it does not exist."""
+        with errors_of(self.uri(folder)):
+            found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def changed_at(self, folder: str) -> float:
+        """When the youngest object below a folder was written, in seconds since 1970; 0 where there is none."""
+        with errors_of(self.uri(folder)):
+            found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True))
+        return max((info.mtime_ns / 1e9 for info in found if info.type == fs.FileType.File), default=0.0)
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder with all that is below it; one already gone does not matter."""
+        with contextlib.suppress(MissingObjectError), errors_of(self.uri(folder)):
+            self.files.delete_dir(self.path(folder))
+
     def walk(self, folder: str) -> list[str]:
         """Paths of all objects below a folder, unfinished ones included; none where it does not exist."""
         with errors_of(self.uri(folder)):

@@ -1,0 +1,584 @@
+"""The search index: documents, summaries and vectors where they can be searched, as LanceDB keeps them.
+
+Belongs here: writing a range, which index readers use, its upkeep, and making it again. Does not belong here: what a row is
+(`blyan.corpus.search_rows`), or searching (`blyan.query.search`). Nothing is here that is not in the lake's tables: the folder may be
+deleted whenever nobody writes it, and is made again by `rebuild`.
+
+Where things are, under the root of the lake:
+
+    search/current.json                the index that readers use, and the one that is being made, if any; replaced atomically
+    search/<name>/documents.lance      one row a document, summary, term and range (`search_rows`)
+    search/<name>/gists.lance          one row a text that was embedded: its name and vector; rows are only ever added
+
+An index is of one model and one version of this code; vectors of two models are never mixed. While another one is made, readers keep the
+one they have, until the new one has every range of it.
+
+A range is replaced in one version of `documents.lance`, and its record, a row like the others, says what it was made from. So whoever dies
+leaves the range as it was or as it should be. Vectors are added before the documents that name them: what a killed writer leaves of them is
+found by nobody. LanceDB's `merge_insert` would also do for documents, at the price of comparing every key; here old rows go by the range they
+are of, mostly as whole fragments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan.corpus.gist import GIST
+from blyan.corpus.search_rows import FOUND, GIST_DIGITS, RECORD, SCHEMA, TRANSACTION, RangeRows
+from blyan.corpus.terms import TERMS
+from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
+from blyan.lake import Lake
+from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
+from blyan.solana.slots import SlotRange
+from blyan.store import meaning_of
+
+if TYPE_CHECKING:
+    import lance
+
+VERSION = f"1.{GIST}.{TERMS}"
+"""Raise its first number when the rows or the columns of an index would be others: a new index is then made beside the old one."""
+
+FOLDER = "search"
+POINTER = f"{FOLDER}/current.json"
+
+TRIES = 10
+"""Times a version is written while other writers are first."""
+
+REFRESHED_ROWS = 20_000
+"""Rows that no index covers are read one by one by every search: 25 ms for so many (measured). Then the writer adds them to the indexes."""
+
+INDEXED_VECTORS = 10_000
+"""From so many vectors on they have an index; fewer are compared one by one, exactly, in 15 ms (measured)."""
+
+SUB_VECTORS_PER_COMPONENT = 8
+"""Components that one byte of a compressed vector stands for, where the dimension is a multiple of it."""
+
+TEXT_INDEX_MIB = 512
+"""Memory in which the index of terms is built."""
+
+INDEXES = {
+    "slot": "BTREE",
+    "time": "BTREE",
+    "signature": "BTREE",
+    "subject": "BTREE",
+    "structural_key": "BTREE",
+    "gist": "BTREE",
+    "slot_range": "BITMAP",
+    "scope": "BITMAP",
+    "kind": "BITMAP",
+    "status": "BITMAP",
+    "error_class": "BITMAP",
+    "value_bucket": "BITMAP",
+    "programs": "LABEL_LIST",
+    "accounts": "LABEL_LIST",
+    "flags": "LABEL_LIST",
+}
+"""Indexes of single values, by column; the terms have one of their own."""
+
+VECTORS_AT_ONCE = 8_192
+"""Vectors that are added in one version: 13 MB at 384 dimensions."""
+
+_CONFLICT = re.compile(r"conflict|concurrent|already exists", re.IGNORECASE)
+_MISSING = re.compile(r"not found|no such file|does not exist", re.IGNORECASE)
+_NEWER = re.compile(r"not supported|unsupported|feature flag|newer", re.IGNORECASE)
+
+
+Result = TypeVar("Result")
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One index: its folder, the digest of its model and what that gives, and the version of the code that makes it."""
+
+    name: str
+    model: str
+    dimension: int
+    version: str
+
+    def is_of(self, model: str) -> bool:
+        """Whether rows with vectors of a model belong in it as they are made now."""
+        return self.model == model and self.version == VERSION
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """The index that readers use, and the one that is being made."""
+
+    current: Generation | None = None
+    next: Generation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What writing a range came to.
+
+    Attributes:
+        made_from: digest of all that the rows were made from: the range's version.
+        documents: documents of the range in the index.
+        summaries: summaries of the range in the index.
+        vectors: vectors that were new to the index.
+        without_vector: documents and summaries that have none, and are found by their words alone.
+        left_out: vectors of the lake that are no vectors of this index: of another dimension or model, or not finite.
+        changed: False where the index had the same already, and nothing was written.
+        is_current: whether readers see it; else it waits in an index that has not yet every range.
+    """
+
+    made_from: str
+    documents: int
+    summaries: int
+    vectors: int
+    without_vector: int
+    left_out: int
+    changed: bool
+    is_current: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an index says of a range that it has: the digest of what it was made from, its documents and summaries, and their terms in all."""
+
+    made_from: str
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIndex:
+    """The index as readers see it: two datasets of Lance, each at one version, whatever is written meanwhile."""
+
+    generation: Generation
+    documents: lance.LanceDataset
+    gists: lance.LanceDataset
+
+    def records(self) -> dict[str, Record]:
+        """The ranges that it has, by key."""
+        return _records(self.documents)
+
+
+# Reading
+
+
+def open_index(lake: Lake) -> OpenIndex:
+    """The index that readers use now.
+
+    Raises:
+        MissingObjectError: there is none.
+        PermanentError: another version of this code made it.
+    """
+    current = read_pointer(lake).current
+    if current is None:
+        what = "there is no search index yet"
+        raise MissingObjectError(what, where=lake.store.uri(FOLDER), remedy="materialise corpus/search_index, or run `blyan search --rebuild`")
+    if current.version != VERSION:
+        what = f"the search index is of version {current.version}, and this is version {VERSION}"
+        raise PermanentError(what, where=lake.store.uri(f"{FOLDER}/{current.name}"), remedy="run `blyan search --rebuild`, or install that version")
+    # Documents first: vectors are added before the documents that name them.
+    documents = _open(lake, current, "documents")
+    return OpenIndex(current, documents, _open(lake, current, "gists"))
+
+
+def read_pointer(lake: Lake) -> Pointer:
+    """Which index readers use, and which is being made.
+
+    Raises:
+        PermanentError: the file is damaged.
+    """
+    try:
+        data = lake.store.get(POINTER)
+    except MissingObjectError:
+        return Pointer()
+    try:
+        return msgspec.json.decode(data, type=Pointer)
+    except msgspec.DecodeError as error:
+        remedy = "delete the file and run `blyan search --rebuild`"
+        raise PermanentError(f"it does not say which search index is used: {error}", where=lake.store.uri(POINTER), remedy=remedy) from error
+
+
+# Writing
+
+
+def write_range(lake: Lake, slots: SlotRange) -> Written:
+    """Make the index hold, of a range, exactly what the lake's tables hold.
+
+    One process writes at a time; where two do all the same, one finds the other's version and begins again.
+
+    Args:
+        lake: has documents, summaries and embeddings of the range, and the index.
+        slots: a range of the grid.
+
+    Raises:
+        MissingObjectError: the range has no documents, summaries or embeddings.
+        CommitConflictError: other writers were first, every time.
+        TransientError: the tables changed while they were read.
+    """
+    pointer = read_pointer(lake)
+    model, dimension = _model_of(lake, slots.key)
+    if pointer.current is not None and (not model or pointer.current.is_of(model)):
+        return _write(lake, pointer.current, slots.key)
+    generation = pointer.next if pointer.next is not None and pointer.next.is_of(model) else _begin(lake, model, dimension)
+    written = _write(lake, generation, slots.key)
+    if _lacks(lake, pointer.current, generation):
+        return dataclasses.replace(written, is_current=False)
+    _promote(lake, generation)
+    return written
+
+
+def rebuild(lake: Lake, *, progress: Callable[[int, int], None] | None = None) -> Generation:
+    """Make the index again from the lake's tables alone, beside the one there is, and switch to it. Answers are the same after it.
+
+    One that was killed goes on from the ranges it has made.
+
+    Args:
+        lake: has the tables.
+        progress: told how many ranges are done, and of how many.
+
+    Raises:
+        MissingObjectError: no range has embeddings.
+    """
+    keys = sorted(lake.partitions(EMBEDDINGS).keys() & lake.partitions(DOCUMENTS).keys() & lake.partitions(SUMMARIES).keys())
+    if not keys:
+        where = lake.store.uri(EMBEDDINGS.name)
+        raise MissingObjectError("no range has embeddings", where=where, remedy="materialise corpus/embeddings first")
+    model, dimension = next((of for of in (_model_of(lake, key) for key in reversed(keys)) if of[0]), ("", 0))
+    begun = read_pointer(lake).next
+    generation = begun if begun is not None and begun.is_of(model) else _begin(lake, model, dimension)
+    # Ranges that others change meanwhile are written once more.
+    while stale := [key for key in keys if _is_stale(lake, generation, key)]:
+        for done, key in enumerate(stale, len(keys) - len(stale)):
+            if progress is not None:
+                progress(done, len(keys))
+            _write(lake, generation, key)
+    _optimise(lake, generation)
+    _promote(lake, generation)
+    if progress is not None:
+        progress(len(keys), len(keys))
+    return generation
+
+
+def _write(lake: Lake, generation: Generation, key: str) -> Written:
+    """Write a range to one index, unless it has the same already."""
+    made_from = _made_from(lake, generation, key)
+    documents = _open(lake, generation, "documents")
+    record = _records(documents, key).get(key)
+    if record is not None and record.made_from == made_from:
+        return _stood(documents, key, made_from)
+    known, added, left_out = _add_vectors(lake, generation, key)
+    rows = RangeRows(lake, key, made_from, known)
+    _replace(lake, generation, key, rows)
+    _refresh_if_due(lake, generation)
+    return Written(made_from, rows.documents, rows.summaries, added, rows.without_vector, left_out, changed=True)
+
+
+def _stood(documents: lance.LanceDataset, key: str, made_from: str) -> Written:
+    """What is said of a range that the index has already."""
+
+    def count(condition: str) -> int:
+        return int(documents.count_rows(f"slot_range = '{key}' and {condition}"))
+
+    found = f"scope in ({', '.join(map(repr, FOUND))})"
+    total, transactions, without = count(found), count(f"scope = '{TRANSACTION}'"), count(f"{found} and gist is null")
+    return Written(made_from, transactions, total - transactions, 0, without, 0, changed=False)
+
+
+def _replace(lake: Lake, generation: Generation, key: str, rows: RangeRows) -> None:
+    """Put the rows of a range in the place of those that stand, in one version."""
+    import lance
+
+    where = _uri(lake, generation, "documents")
+    with lance_errors(where):
+        fragments = lance.fragment.write_fragments(
+            pa.RecordBatchReader.from_batches(SCHEMA, rows.batches()), where, SCHEMA, storage_options=lake.storage_options
+        )
+    if _made_from(lake, generation, key) != rows.made_from:
+        raise TransientError("the tables changed while the index read them", where=f"corpus {key}", remedy="run it again")
+
+    def attempt() -> None:
+        documents = _open(lake, generation, "documents")
+        of_range = f"slot_range = '{key}'"
+        standing = documents.scanner(columns=[], filter=of_range, with_row_address=True).to_table()["_rowaddr"].to_numpy()
+        touched = [int(number) for number in np.unique(standing >> np.uint64(32))]
+        left = {number: documents.get_fragment(number).delete(of_range) for number in touched}
+        change = lance.LanceOperation.Update(
+            removed_fragment_ids=[number for number, fragment in left.items() if fragment is None],
+            updated_fragments=[fragment for fragment in left.values() if fragment is not None],
+            new_fragments=fragments,
+        )
+        made = lance.LanceDataset.commit(documents, change, read_version=documents.version, max_retries=0, storage_options=lake.storage_options)
+        if made.version != documents.version + 1 and made.count_rows(f"{of_range} and scope = '{RECORD}'") != 1:
+            # Another writer put the same range in between: its rows and ours both stand. All go, and ours come again.
+            raise CommitConflictError("two writers wrote the same range", where=where, remedy="run it again, with one writer at a time")
+
+    _retry(where, attempt)
+
+
+def _add_vectors(lake: Lake, generation: Generation, key: str) -> tuple[frozenset[str], int, int]:
+    """Add the vectors of a range that the index lacks; the names of all of them, how many were new, and how many are no vectors of this index."""
+    names: list[str] = []
+    added = left_out = 0
+    for batch in lake.read(EMBEDDINGS, key=key, columns=["text_sha256", "vector", "model"], batch_rows=VECTORS_AT_ONCE):
+        sized = pc.equal(pc.list_value_length(batch["vector"]), generation.dimension)
+        fit = batch.filter(pc.and_(sized, pc.equal(batch["model"], generation.model)))
+        matrix = fit["vector"].flatten().to_numpy(zero_copy_only=False).reshape(len(fit), generation.dimension)
+        finite = np.isfinite(matrix).all(axis=1)
+        left_out += len(batch) - int(finite.sum())
+        new = pa.table([pc.utf8_slice_codeunits(fit["text_sha256"].filter(pa.array(finite)), 0, GIST_DIGITS), _vectors(matrix[finite])], schema=_gists_schema(generation.dimension))
+        names += new["gist"].to_pylist()
+        where = _uri(lake, generation, "gists")
+        added += _retry(where, lambda rows=new: _insert(lake, generation, rows))
+    return frozenset(names), added, left_out
+
+
+def _insert(lake: Lake, generation: Generation, rows: pa.Table) -> int:
+    """Add those of some vectors whose names are not there yet."""
+    if not len(rows):
+        return 0
+    done = _open(lake, generation, "gists").merge_insert("gist").when_not_matched_insert_all().execute(rows)
+    return int(done["num_inserted_rows"])
+
+
+def _vectors(matrix: Any) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1)), matrix.shape[1])
+
+
+def _gists_schema(dimension: int) -> pa.Schema:
+    return pa.schema([pa.field("gist", pa.string(), nullable=False), pa.field("vector", pa.list_(pa.float32(), dimension))])
+
+
+# Which index
+
+
+def _begin(lake: Lake, model: str, dimension: int) -> Generation:
+    """Make an empty index, which the pointer then names as the next."""
+    import lance
+
+    generation = Generation(f"{model[:12] or 'empty'}-{VERSION}-{uuid.uuid4().hex[:8]}", model, max(dimension, 1), VERSION)
+    for name, schema in (("documents", SCHEMA), ("gists", _gists_schema(generation.dimension))):
+        where = _uri(lake, generation, name)
+        with lance_errors(where):
+            made = lance.write_dataset(schema.empty_table(), where, schema=schema, mode="create", storage_options=lake.storage_options)
+            if name == "documents":
+                for column, kind in INDEXES.items():
+                    made.create_scalar_index(column, kind)
+                _index_terms(made)
+            else:
+                made.create_scalar_index("gist", "BTREE")
+    _point(lake, Pointer(read_pointer(lake).current, generation))
+    return generation
+
+
+def _index_terms(documents: lance.LanceDataset) -> None:
+    """Make the full text index. Terms are what `blyan.corpus.terms` made them, so nothing is to be folded, cut or left out."""
+    documents.create_scalar_index(
+        "terms",
+        "INVERTED",
+        base_tokenizer="whitespace",
+        stem=False,
+        lower_case=False,
+        ascii_folding=False,
+        remove_stop_words=False,
+        max_token_length=None,
+        with_position=False,
+        memory_limit=TEXT_INDEX_MIB,
+        num_workers=1,
+    )
+
+
+def _promote(lake: Lake, generation: Generation) -> None:
+    """Let readers use an index from now on."""
+    _point(lake, Pointer(generation, None))
+
+
+def _point(lake: Lake, pointer: Pointer) -> None:
+    lake.store.put(POINTER, msgspec.json.format(msgspec.json.encode(pointer)) + b"\n")
+
+
+def _lacks(lake: Lake, current: Generation | None, other: Generation) -> bool:
+    """Whether an index has not yet every range that readers find now. What cannot be opened has none."""
+    if current is None:
+        return False
+    try:
+        held = _records(_open(lake, current, "documents"))
+    except PermanentError:
+        return False
+    return not held.keys() <= _records(_open(lake, other, "documents")).keys()
+
+
+def _is_stale(lake: Lake, generation: Generation, key: str) -> bool:
+    record = _records(_open(lake, generation, "documents"), key).get(key)
+    return record is None or record.made_from != _made_from(lake, generation, key)
+
+
+# Upkeep: none of it changes an answer
+
+
+def maintain(lake: Lake, *, retention_hours: int) -> list[str]:
+    """Join small files, bring the indexes up to date, and delete what no reader of the last `retention_hours` needs.
+
+    Args:
+        lake: has the index; where it has none, nothing is done.
+        retention_hours: longer than any reader.
+
+    Returns:
+        What was done, in words.
+    """
+    pointer = read_pointer(lake)
+    said = []
+    for generation in (pointer.current, pointer.next):
+        if generation is not None and generation.version == VERSION:
+            _compact(lake, generation)
+            _optimise(lake, generation)
+            _clean(lake, generation, retention_hours)
+            said.append(f"search index {generation.name}: {_open(lake, generation, 'documents').count_rows():,} rows")
+    return said + [f"search index {name} deleted" for name in _drop_unnamed(lake, pointer, retention_hours)]
+
+
+def _compact(lake: Lake, generation: Generation) -> None:
+    """Write fragments that are small, or of which much is deleted, anew as few large ones."""
+    for name in ("documents", "gists"):
+        _retry(_uri(lake, generation, name), lambda name=name: _open(lake, generation, name).optimize.compact_files(num_threads=1))
+
+
+def _optimise(lake: Lake, generation: Generation) -> None:
+    """Take every row into the indexes, and make that of vectors where there are enough of them."""
+    for name in ("documents", "gists"):
+        _retry(_uri(lake, generation, name), lambda name=name: _open(lake, generation, name).optimize.optimize_indices())
+    _retry(_uri(lake, generation, "gists"), lambda: _index_vectors(_open(lake, generation, "gists"), generation.dimension))
+
+
+def _index_vectors(gists: lance.LanceDataset, dimension: int) -> None:
+    """Train the index of vectors where there is none and should be, or where it was trained on a quarter of them.
+
+    Vectors that no index covers are compared one by one.
+    """
+    count = gists.count_rows()
+    if count < INDEXED_VECTORS:
+        return
+    partitions = 2 ** round(np.log2(np.sqrt(count)))
+    trained = next((_partitions_of(gists, index["name"]) for index in gists.list_indices() if index["fields"] == ["vector"]), 0)
+    if trained * 2 <= partitions:
+        gists.create_index(
+            "vector", "IVF_PQ", metric="cosine", replace=True, num_partitions=partitions, num_sub_vectors=_sub_vectors(dimension)
+        )
+
+
+def _partitions_of(gists: lance.LanceDataset, index: str) -> int:
+    return int(gists.stats.index_stats(index)["indices"][0]["num_partitions"])
+
+
+def _sub_vectors(dimension: int) -> int:
+    """Bytes of a compressed vector: a divisor of the dimension, an eighth of it where that is one."""
+    wanted = max(1, dimension // SUB_VECTORS_PER_COMPONENT)
+    return next(size for size in range(wanted, 0, -1) if dimension % size == 0)
+
+
+def _refresh_if_due(lake: Lake, generation: Generation) -> None:
+    """Bring the indexes up to date where so many rows wait for it that searches become slow."""
+    documents = _open(lake, generation, "documents")
+    if documents.stats.index_stats("terms_idx")["num_unindexed_rows"] > REFRESHED_ROWS:
+        _optimise(lake, generation)
+
+
+def _clean(lake: Lake, generation: Generation, retention_hours: int) -> None:
+    """Delete the files of old versions."""
+    for name in ("documents", "gists"):
+        where = _uri(lake, generation, name)
+        _retry(where, lambda name=name: _open(lake, generation, name).cleanup_old_versions(timedelta(hours=retention_hours)))
+
+
+def _drop_unnamed(lake: Lake, pointer: Pointer, retention_hours: int) -> list[str]:
+    """Delete the indexes that the pointer does not name, once they are older than any reader; their names."""
+    named = {generation.name for generation in (pointer.current, pointer.next) if generation is not None}
+    dropped = []
+    for name in lake.store.folders(FOLDER):
+        if name not in named and time.time() - lake.store.changed_at(f"{FOLDER}/{name}") >= retention_hours * 3600:
+            lake.store.delete_folder(f"{FOLDER}/{name}")
+            dropped.append(name)
+    return dropped
+
+
+# What it was made from
+
+
+def _made_from(lake: Lake, generation: Generation, key: str) -> str:
+    """The digest of all that the rows of a range depend on."""
+    parts = [generation.version, generation.model]
+    for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS):
+        digests = sorted({file.digest or "" for file in lake.files(table, keys=[key])})
+        if not digests:
+            where = lake.store.uri(table.name)
+            raise MissingObjectError(f"{table.name} has no partition {key}", where=where, remedy="materialise it first")
+        parts += digests
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _model_of(lake: Lake, key: str) -> tuple[str, int]:
+    """The model that embedded a range, and the components of its vectors, those of most where they differ; nothing and 0 where there are none."""
+    for batch in lake.read(EMBEDDINGS, key=key, columns=["vector", "model"], batch_rows=VECTORS_AT_ONCE):
+        kinds = pa.table({"model": batch["model"], "size": pc.list_value_length(batch["vector"])}).group_by(["model", "size"])
+        most = kinds.aggregate([([], "count_all")]).sort_by([("count_all", "descending"), ("model", "ascending"), ("size", "ascending")])
+        return most["model"][0].as_py(), most["size"][0].as_py()
+    return "", 0
+
+
+def _records(documents: lance.LanceDataset, key: str | None = None) -> dict[str, Record]:
+    """The records of all ranges, or of one."""
+    only = f"scope = '{RECORD}'" + ("" if key is None else f" and slot_range = '{key}'")
+    rows = documents.to_table(columns=["slot_range", "subject", "count", "length"], filter=only)
+    return {row["slot_range"]: Record(row["subject"], row["count"], row["length"]) for row in rows.to_pylist()}
+
+
+# Lance
+
+
+def _uri(lake: Lake, generation: Generation, name: str) -> str:
+    return lake.store.uri(f"{FOLDER}/{generation.name}/{name}.lance")
+
+
+def _open(lake: Lake, generation: Generation, name: str) -> lance.LanceDataset:
+    """The newest version of a dataset."""
+    import lance
+
+    where = _uri(lake, generation, name)
+    with lance_errors(where):
+        return lance.dataset(where, storage_options=lake.storage_options)
+
+
+def _retry(where: str, attempt: Callable[[], Result]) -> Result:
+    """Try until no other writer is first, with growing, jittered pauses."""
+    for tries in range(TRIES):
+        try:
+            with lance_errors(where):
+                return attempt()
+        except CommitConflictError:
+            time.sleep(random.uniform(0, min(0.05 * 2**tries, 2.0)))  # noqa: S311
+    raise CommitConflictError(f"other writers were first {TRIES} times", where=where, remedy="run it again, with one writer at a time")
+
+
+@contextlib.contextmanager
+def lance_errors(where: str) -> Iterator[None]:
+    """Turn errors of Lance into ours; it has no classes of its own, but says what is wrong."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        text = str(error)
+        if _MISSING.search(text):
+            remedy = "run `blyan search --rebuild`, or read again: it may have been replaced"
+            raise MissingObjectError("the search index, or a file of it, is not in the store", where=where, remedy=remedy) from error
+        if _CONFLICT.search(text):
+            raise CommitConflictError(f"another writer was first: {text}", where=where, remedy="run it again") from error
+        if _NEWER.search(text):
+            raise PermanentError(f"the search index cannot be read: {text}", where=where, remedy="run `blyan search --rebuild`") from error
+        raise meaning_of(error, where) from error
