@@ -60,7 +60,8 @@ TRIES = 10
 """Times a version is written while other writers are first."""
 
 REFRESHED_ROWS = 20_000
-"""Rows that no index covers are read one by one by every search: 25 ms for so many (measured). Then the writer adds them to the indexes."""
+"""Rows that no index covers are read one by one by every search: 25 ms for so many (measured). Then the writer adds them to the indexes;
+and earlier where they are more than those that are covered, by whose counts LanceDB chooses candidates."""
 
 INDEXED_VECTORS = 10_000
 """From so many vectors on they have an index; fewer are compared one by one, exactly, in 15 ms (measured)."""
@@ -485,9 +486,9 @@ def _sub_vectors(dimension: int) -> int:
 
 
 def _refresh_if_due(lake: Lake, generation: Generation) -> None:
-    """Bring the indexes up to date where so many rows wait for it that searches become slow."""
-    documents = _open(lake, generation, "documents")
-    if documents.stats.index_stats("terms_idx")["num_unindexed_rows"] > REFRESHED_ROWS:
+    """Bring the indexes up to date where more rows wait for it than they have, or so many that searches become slow."""
+    stats = _open(lake, generation, "documents").stats.index_stats("terms_idx")
+    if stats["num_unindexed_rows"] > min(stats["num_indexed_rows"], REFRESHED_ROWS):
         _optimise(lake, generation)
 
 
