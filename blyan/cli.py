@@ -21,6 +21,8 @@ import typer
 from blyan.errors import BlyanError, TransientError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
     from blyan.settings import Settings
@@ -35,6 +37,9 @@ SLOT_MS = 400
 
 EXACT_JSON = 2**53
 """Integers beyond it are strings in JSON: many readers keep numbers as doubles, which are exact only up to here."""
+
+SHOWN_LINES, SHOWN_PROGRAMS = 4, 4
+"""Lines of a text, and programs, that are shown of a hit; `-o json` has all of them."""
 
 app = typer.Typer(
     help="Solana's history as exact, queryable tables, on one Dagster graph.",
@@ -439,6 +444,172 @@ def samples(
     bounds = SlotRange.parse(slots) if slots else None
     for line in chat_lines(Lake.from_settings(settings), registry, slots=bounds, split=split, flagged=flagged):
         sys.stdout.write(line + "\n")
+
+
+@app.command()
+def search(
+    question: Annotated[
+        str, typer.Argument(help="What to look for. Signatures, accounts and names of programs in it are exact; none: the newest.")
+    ] = "",
+    mode: Annotated[
+        Literal["hybrid", "vector", "text"], typer.Option(help="By meaning and words, by meaning (vector), or by words (text).")
+    ] = "hybrid",
+    kind: Annotated[list[str] | None, typer.Option(help="Kind, such as swap; more than one: any of them.")] = None,
+    status: Annotated[Literal["Success", "Fail"] | None, typer.Option(help="Outcome.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Program called, by name or account; more than one: any of them.")] = None,
+    account: Annotated[list[str] | None, typer.Option(help="Account that takes part; more than one: all of them.")] = None,
+    error: Annotated[list[str] | None, typer.Option(help="Error class, such as InsufficientFunds; more than one: any of them.")] = None,
+    slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Slots, both ends included.")] = None,
+    since: Annotated[str | None, typer.Option(help="Block time at or after, ISO 8601, UTC where it names no zone.")] = None,
+    until: Annotated[str | None, typer.Option(help="Block time before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most hits.")] = 10,
+    alike: Annotated[int, typer.Option(min=1, help="Most hits that differ in nothing but amounts; the others are counted.")] = 2,
+    output: Annotated[Output, typer.Option("-o", "--output")] = "table",
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the index again from the tables alone, beside the one there is, and switch.")
+    ] = False,
+) -> None:
+    """Find transactions and summaries by what they say: `blyan search "failed swaps on Raydium"`."""
+    from blyan.corpus.search_index import open_index
+    from blyan.lake import Lake
+    from blyan.query.question import programs_named, understand
+    from blyan.query.search import Filters
+    from blyan.query.search import search as find
+    from blyan.settings import load_settings
+    from blyan.solana.slots import SlotRange
+
+    settings = load_settings()
+    lake = Lake.from_settings(settings)
+    if rebuild:
+        _rebuild_search(lake)
+        if not question:
+            return
+    index = open_index(lake)
+    registry = _registry(settings)
+    given = Filters(
+        slots=SlotRange.parse(slots) if slots else None,
+        since=_parsed_time("--since", since),
+        until=_parsed_time("--until", until),
+        programs=tuple(found for name in program or () for found in programs_named(name, registry)),
+        accounts=tuple(account or ()),
+        kinds=tuple(kind or ()),
+        statuses=(status,) if status else (),
+        error_classes=tuple(error or ()),
+    )
+    asked = understand(question, registry, given)
+    by_meaning = bool(asked.text) and mode != "text"
+    embed = _embedder_of(settings, index.generation.model) if by_meaning else None
+    answer = find(index, asked.text, embed=embed, mode=mode, filters=asked.filters, limit=limit, per_template=alike)
+    if output == "json":
+        _write_answer(answer, asked)
+    else:
+        _show_answer(answer, asked, registry.names)
+
+
+def _rebuild_search(lake: Any) -> None:
+    from rich.progress import Progress
+
+    from blyan.corpus.search_index import rebuild
+
+    console = _console(stderr=True)
+    with Progress(console=console, transient=True) as bars:
+        task = bars.add_task("ranges", total=None)
+        made = rebuild(lake, progress=lambda done, total: bars.update(task, completed=done, total=total))
+    console.print(f"The search index is {made.name} now; `blyan search` uses it at once.", highlight=False, soft_wrap=True)
+
+
+def _registry(settings: Settings) -> Any:
+    from pathlib import Path
+
+    from blyan.corpus.registry import load_registry
+
+    return load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
+
+
+def _parsed_time(option: str, text: str | None) -> datetime | None:
+    from datetime import UTC, datetime
+
+    from blyan.errors import PermanentError
+
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise PermanentError(f"{text!r} is no time", where=option, remedy="give it as 2026-01-31 or 2026-01-31T12:00:00Z") from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _embedder_of(settings: Settings, model: str) -> Any:
+    """What makes the vector of a question, of the model that made those of the index."""
+    from blyan.corpus.embedder import open_embedder
+    from blyan.errors import SettingError
+
+    embedder = open_embedder(settings)
+    if embedder.digest != model:
+        what = f"the vectors of the search index are of the model {model[:12]}, and BLYAN_EMBEDDER={settings.embedder} is {embedder.digest[:12]}"
+        remedy = "set the embedder that made them, search with `--mode text`, or embed the ranges again and run `blyan search --rebuild`"
+        raise SettingError(what, where="BLYAN_EMBEDDER", remedy=remedy)
+    return lambda text: embedder.embed([text])
+
+
+def _show_answer(answer: Any, asked: Any, names: Any) -> None:
+    """Hits with where they are from, why they were found, and what they were looked for in."""
+    from rich.markup import escape
+
+    console = _console()
+    searched = answer.searched
+    if asked.said:
+        console.print(f"Only with {escape('; '.join(asked.said))}.", highlight=False, soft_wrap=True)
+    for place, hit in enumerate(answer.hits, 1):
+        row = hit.row
+        labels = [str(row[name]) for name in ("kind", "status", "error_class", "value_bucket") if row[name]]
+        programs = [names.get(account, account) for account in row["programs"] or []][:SHOWN_PROGRAMS]
+        console.print(f"\n[b]{place}. {escape(_cited(row))}[/b]  {escape(', '.join([*labels, *programs]))}", highlight=False, soft_wrap=True)
+        if row["signature"]:
+            console.print(f"   [cyan]{row['signature']}[/cyan]", highlight=False, soft_wrap=True)
+        for line in row["text"].split("\n")[:SHOWN_LINES]:
+            console.print(f"   {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"   [dim]{escape(_why(hit))}[/dim]", highlight=False, soft_wrap=True)
+    slots = f"slots {searched.first_slot:,} to {searched.last_slot:,}" if searched.ranges else "no slots"
+    passing = f", {searched.passing:,} of them pass the filters" if searched.passing < searched.documents else ""
+    found = "Nothing was found" if not answer.hits else f"{len(answer.hits)} shown"
+    console.print(
+        f"\n{found}; searched {searched.documents:,} documents of {searched.ranges:,} ranges, {slots}{passing}; {answer.mode}, model {searched.model[:12]}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _cited(row: Any) -> str:
+    """Where a hit is from."""
+    if row["scope"] == "transaction":
+        at = f", {row['time']:%Y-%m-%d %H:%M:%S}" if row["time"] else ""
+        return f"slot {row['slot']:,}, transaction {row['tx_index']:,}{at}"
+    of = f" of {row['scope']} {row['subject']}" if row["subject"] else ""
+    return f"slots {row['slot']:,} to {row['last_slot']:,}, summary{of}"
+
+
+def _why(hit: Any) -> str:
+    """Why it was found, and how many others are alike."""
+    reasons = [f"score {hit.score:g}"]
+    reasons += [f"meaning {hit.cosine:.3f}"] if hit.cosine is not None else []
+    reasons += [f"words {hit.bm25:.2f} ({', '.join(hit.words)})"] if hit.bm25 is not None else []
+    return "; ".join([*reasons, f"one of {hit.alike:,} alike" if hit.alike > 1 else "none alike"])
+
+
+def _write_answer(answer: Any, asked: Any) -> None:
+    """The answer as JSON."""
+    import json
+    from dataclasses import asdict
+
+    hits = [
+        {"score": hit.score, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike}
+        | {name: value for name, value in hit.row.items() if name != "_rowid"}
+        for hit in answer.hits
+    ]
+    facts = {"question": asked.text, "recognised": asked.said, "mode": answer.mode, "searched": asdict(answer.searched), "hits": hits}
+    typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from blyan_assets.maintenance import compact_and_vacuum, weekly_maintenance
 from blyan_assets.reconciliation import reconciliation
 from blyan_assets.retention import daily_retention, forget_runs
 from blyan_assets.samples import samples_assets
+from blyan_assets.search import search_assets
 from blyan_assets.solana import solana_assets
 from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
@@ -62,7 +63,7 @@ def build_defs(
         with_marts: whether to include the dbt marts, whose import takes three seconds more.
     """
     known = settings or load_settings()
-    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known), *samples_assets(known)]
+    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known), *search_assets(known), *samples_assets(known)]
     if with_marts:
         from blyan_assets.marts import marts_assets
 
@@ -78,7 +79,7 @@ def build_defs(
     build_corpus = dg.define_asset_job(
         "build_corpus",
         CORPUS,
-        description="One range as text: its documents and summaries from its tables, their embeddings, and questions about them.",
+        description="One range as text: its documents and summaries from its tables, their embeddings, its part of the search index, and questions about them.",
     )
     render_range = dg.define_asset_job("render_range", TEXT, description="One range as text: its documents and summaries from its tables.")
     jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, compact_and_vacuum, forget_runs]

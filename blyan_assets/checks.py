@@ -46,12 +46,14 @@ def check_specs(tables: Sequence[Table], partitions: dg.PartitionsDefinition) ->
     return [check_spec(name, table, prose, partitions, blocking=blocking) for name, table, prose, blocking in wanted]
 
 
-def check_spec(name: str, table: Table, prose: str, partitions: dg.PartitionsDefinition, *, blocking: bool) -> dg.AssetCheckSpec:
-    """A check of each partition of a table."""
+def check_spec(name: str, of: Table | dg.AssetKey, prose: str, partitions: dg.PartitionsDefinition, *, blocking: bool) -> dg.AssetCheckSpec:
+    """A check of each partition of a table, or of another asset."""
     with warnings.catch_warnings():
         # Partitioned checks are a preview feature of Dagster 1.13; without them one bad range would block all others.
         warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
-        return dg.AssetCheckSpec(name, asset=asset_key(table), description=prose, blocking=blocking, partitions_def=partitions)
+        return dg.AssetCheckSpec(
+            name, asset=asset_key(of) if isinstance(of, Table) else of, description=prose, blocking=blocking, partitions_def=partitions
+        )
 
 
 def landing_checks(settings: Settings) -> dg.AssetChecksDefinition:

@@ -113,7 +113,9 @@ def write(lake: Lake, number: int, seed: int = 0, count: int = 40, *, model: str
 
 
 def write_vectors(lake: Lake, slots: SlotRange, told: pa.Table, summed: pa.Table, *, model: str = MODEL, dimension: int = DIMENSION) -> None:
-    texts = [text for table, rows in ((DOCUMENTS, told), (SUMMARIES, summed)) for text in embedded_as(table, rows["text"].combine_chunks()).to_pylist()]
+    texts = [
+        text for table, rows in ((DOCUMENTS, told), (SUMMARIES, summed)) for text in embedded_as(table, rows["text"].combine_chunks()).to_pylist()
+    ]
     distinct = sorted(set(texts))
     vectors = embed(distinct, dimension).tolist() if distinct else []
     rows = [
@@ -167,7 +169,9 @@ class BruteForce:
             orders.append(_templates([(found, scores[id(found)]) for found in passing if id(found) in scores], per_template))
         if mode in ("vector", "hybrid"):
             direction = embed([text])[0].astype(np.float64)
-            orders.append(_templates([(found, round(float(found.vector @ direction / np.linalg.norm(direction)), 6)) for found in passing], per_template))
+            orders.append(
+                _templates([(found, round(float(found.vector @ direction / np.linalg.norm(direction)), 6)) for found in passing], per_template)
+            )
         places = [{key: place for place, (key, _) in enumerate(order, 1)} for order in orders]
         best = {key: rows[0][1] for order in orders for key, rows in order}
         if len(orders) > 1:
@@ -219,7 +223,13 @@ def _templates(scored: list[tuple[Found, float]], per_template: int) -> list[tup
 
 def _as_hit(row: dict[str, Any]) -> dict[str, Any]:
     if "tx_signature" in row:
-        return row | {"scope": "transaction", "slot": row["block_slot"], "last_slot": row["block_slot"], "signature": row["tx_signature"], "subject": None}
+        return row | {
+            "scope": "transaction",
+            "slot": row["block_slot"],
+            "last_slot": row["block_slot"],
+            "signature": row["tx_signature"],
+            "subject": None,
+        }
     own = {"programs": [row["subject"]] if row["scope"] == "program" else [], "accounts": [row["subject"]] if row["scope"] == "account" else []}
     empty = dict.fromkeys(("kind", "status", "error_class", "value_bucket", "is_vote", "is_sandwich", "block_timestamp", "signature", "tx_index"))
     return row | own | empty | {"flags": [], "slot": row["first_slot"], "structural_key": f"{row['scope']} {row['subject']}"}

@@ -31,6 +31,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -55,6 +56,7 @@ VERSION = f"1.{GIST}.{TERMS}"
 
 FOLDER = "search"
 POINTER = f"{FOLDER}/current.json"
+DATASETS = ("documents", "gists")
 
 TRIES = 10
 """Times a version is written while other writers are first."""
@@ -98,6 +100,12 @@ _CONFLICT = re.compile(r"conflict|concurrent|already exists", re.IGNORECASE)
 _MISSING = re.compile(r"not found|no such file|does not exist", re.IGNORECASE)
 _NEWER = re.compile(r"not supported|unsupported|feature flag|newer", re.IGNORECASE)
 
+
+COMPARED_SLOTS = 128
+"""Slots whose rows are compared at once."""
+
+COMPARED_SCHEMA = pa.schema([SCHEMA.field(name) for name in ("scope", "slot", "tx_index", "signature", "subject", "structural_key", "text")])
+"""What tells rows apart, and what they say."""
 
 Result = TypeVar("Result")
 
@@ -335,10 +343,13 @@ def _add_vectors(lake: Lake, generation: Generation, key: str) -> tuple[frozense
         matrix = fit["vector"].flatten().to_numpy(zero_copy_only=False).reshape(len(fit), generation.dimension)
         finite = np.isfinite(matrix).all(axis=1)
         left_out += len(batch) - int(finite.sum())
-        new = pa.table([pc.utf8_slice_codeunits(fit["text_sha256"].filter(pa.array(finite)), 0, GIST_DIGITS), _vectors(matrix[finite])], schema=_gists_schema(generation.dimension))
+        new = pa.table(
+            [pc.utf8_slice_codeunits(fit["text_sha256"].filter(pa.array(finite)), 0, GIST_DIGITS), _vectors(matrix[finite])],
+            schema=_gists_schema(generation.dimension),
+        )
         names += new["gist"].to_pylist()
         where = _uri(lake, generation, "gists")
-        added += _retry(where, lambda rows=new: _insert(lake, generation, rows))
+        added += _retry(where, partial(_insert, lake, generation, new))
     return frozenset(names), added, left_out
 
 
@@ -422,6 +433,92 @@ def _is_stale(lake: Lake, generation: Generation, key: str) -> bool:
     return record is None or record.made_from != _made_from(lake, generation, key)
 
 
+# Whether it is right
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the index holds of a range, compared with the lake's tables, row by row.
+
+    Attributes:
+        wanted: documents and summaries of the lake.
+        held: those of the index.
+        missing: rows of the lake that the index has not as they are.
+        unexpected: rows of the index that the lake has not as they are, a row that is there twice counted once.
+        without_vector: rows of the index that name none.
+        lost_vectors: vectors that rows name and that are not there.
+    """
+
+    wanted: int
+    held: int
+    missing: int
+    unexpected: int
+    without_vector: int
+    lost_vectors: int
+
+    @property
+    def is_exact(self) -> bool:
+        """The index has exactly what the lake has."""
+        return not self.missing and not self.unexpected and self.wanted == self.held
+
+
+def account_of(lake: Lake, slots: SlotRange) -> Account:
+    """Compare a range of the index that was written last with the lake's tables.
+
+    Raises:
+        MissingObjectError: there is no index, or the range has no documents or summaries.
+    """
+    pointer = read_pointer(lake)
+    generation = next(
+        (each for each in (pointer.current, pointer.next) if each is not None and each.is_of(_model_of(lake, slots.key)[0])), pointer.current
+    )
+    if generation is None:
+        raise MissingObjectError("there is no search index", where=lake.store.uri(FOLDER), remedy="materialise corpus/search_index")
+    documents, gists = _open(lake, generation, "documents"), _open(lake, generation, "gists")
+    wanted = held = missing = unexpected = without = 0
+    names: set[str] = set()
+    of_range = f"slot_range = '{slots.key}' and scope in ({', '.join(map(repr, FOUND))})"
+    for first in range(slots.first, slots.last + 1, COMPARED_SLOTS):
+        last = min(first + COMPARED_SLOTS - 1, slots.last)
+        ours = pa.Table.from_batches(_compared(lake, slots.key, first, last), COMPARED_SCHEMA)
+        found = documents.to_table(columns=[*COMPARED_SCHEMA.names, "gist"], filter=f"{of_range} and slot between {first} and {last}")
+        wanted, held, without = wanted + len(ours), held + len(found), without + found["gist"].null_count
+        names |= set(pc.unique(found["gist"].drop_null()).to_pylist())
+        sides = [
+            rows.append_column("side", pa.array(np.full(len(rows), side))) for rows, side in ((ours, 1), (found.select(COMPARED_SCHEMA.names), -1))
+        ]
+        both = pa.concat_tables(sides).group_by(COMPARED_SCHEMA.names).aggregate([("side", "sum")])["side_sum"].to_numpy()
+        missing, unexpected = missing + int((both > 0).sum()), unexpected + int((both < 0).sum())
+    outside = f"{of_range} and not (slot between {slots.first} and {slots.last})"
+    stray = documents.count_rows(outside)
+    lost = len(names) - _count_named(gists, sorted(names))
+    return Account(wanted, held + stray, missing, unexpected + stray, without, lost)
+
+
+def _compared(lake: Lake, key: str, first: int, last: int) -> Iterator[pa.RecordBatch]:
+    """Rows of the lake between two slots, by what tells them apart and what they say."""
+    for batch in lake.read(
+        DOCUMENTS, key=key, columns=["block_slot", "tx_index", "tx_signature", "structural_key", "text"], first_slot=first, last_slot=last
+    ):
+        scope, nothing = pa.repeat(pa.scalar(TRANSACTION), len(batch)), pa.nulls(len(batch), pa.string())
+        yield pa.RecordBatch.from_arrays([scope, batch[0], batch[1], batch[2], nothing, batch[3], batch[4]], schema=COMPARED_SCHEMA)
+    for batch in lake.read(SUMMARIES, key=key, columns=["first_slot", "scope", "subject", "text"], first_slot=first, last_slot=last):
+        keys = pc.binary_join_element_wise(batch["scope"], batch["subject"], " ")
+        index, signature = pa.nulls(len(batch), pa.int64()), pa.nulls(len(batch), pa.string())
+        yield pa.RecordBatch.from_arrays(
+            [batch["scope"], batch["first_slot"], index, signature, batch["subject"], keys, batch["text"]], schema=COMPARED_SCHEMA
+        )
+
+
+def _count_named(gists: lance.LanceDataset, names: list[str]) -> int:
+    """How many of some vectors are there; one that is there twice counts once."""
+    found: set[str] = set()
+    for start in range(0, len(names), VECTORS_AT_ONCE):
+        only = f"gist in ({', '.join(map(repr, names[start : start + VECTORS_AT_ONCE]))})"
+        found |= set(gists.to_table(columns=["gist"], filter=only)["gist"].to_pylist())
+    return len(found)
+
+
 # Upkeep: none of it changes an answer
 
 
@@ -439,8 +536,9 @@ def maintain(lake: Lake, *, retention_hours: int) -> list[str]:
     said = []
     for generation in (pointer.current, pointer.next):
         if generation is not None and generation.version == VERSION:
-            _compact(lake, generation)
+            # In this order: fragments that an index covers are not joined with others.
             _optimise(lake, generation)
+            _compact(lake, generation)
             _clean(lake, generation, retention_hours)
             said.append(f"search index {generation.name}: {_open(lake, generation, 'documents').count_rows():,} rows")
     return said + [f"search index {name} deleted" for name in _drop_unnamed(lake, pointer, retention_hours)]
@@ -448,15 +546,15 @@ def maintain(lake: Lake, *, retention_hours: int) -> list[str]:
 
 def _compact(lake: Lake, generation: Generation) -> None:
     """Write fragments that are small, or of which much is deleted, anew as few large ones."""
-    for name in ("documents", "gists"):
-        _retry(_uri(lake, generation, name), lambda name=name: _open(lake, generation, name).optimize.compact_files(num_threads=1))
+    for name in DATASETS:
+        _upkeep(lake, generation, name, lambda dataset: dataset.optimize.compact_files(num_threads=1))
 
 
 def _optimise(lake: Lake, generation: Generation) -> None:
     """Take every row into the indexes, and make that of vectors where there are enough of them."""
-    for name in ("documents", "gists"):
-        _retry(_uri(lake, generation, name), lambda name=name: _open(lake, generation, name).optimize.optimize_indices())
-    _retry(_uri(lake, generation, "gists"), lambda: _index_vectors(_open(lake, generation, "gists"), generation.dimension))
+    for name in DATASETS:
+        _upkeep(lake, generation, name, lambda dataset: dataset.optimize.optimize_indices())
+    _upkeep(lake, generation, "gists", lambda gists: _index_vectors(gists, generation.dimension))
 
 
 def _index_vectors(gists: lance.LanceDataset, dimension: int) -> None:
@@ -470,9 +568,7 @@ def _index_vectors(gists: lance.LanceDataset, dimension: int) -> None:
     partitions = 2 ** round(np.log2(np.sqrt(count)))
     trained = next((_partitions_of(gists, index["name"]) for index in gists.list_indices() if index["fields"] == ["vector"]), 0)
     if trained * 2 <= partitions:
-        gists.create_index(
-            "vector", "IVF_PQ", metric="cosine", replace=True, num_partitions=partitions, num_sub_vectors=_sub_vectors(dimension)
-        )
+        gists.create_index("vector", "IVF_PQ", metric="cosine", replace=True, num_partitions=partitions, num_sub_vectors=_sub_vectors(dimension))
 
 
 def _partitions_of(gists: lance.LanceDataset, index: str) -> int:
@@ -494,9 +590,13 @@ def _refresh_if_due(lake: Lake, generation: Generation) -> None:
 
 def _clean(lake: Lake, generation: Generation, retention_hours: int) -> None:
     """Delete the files of old versions."""
-    for name in ("documents", "gists"):
-        where = _uri(lake, generation, name)
-        _retry(where, lambda name=name: _open(lake, generation, name).cleanup_old_versions(timedelta(hours=retention_hours)))
+    for name in DATASETS:
+        _upkeep(lake, generation, name, lambda dataset: dataset.cleanup_old_versions(timedelta(hours=retention_hours)))
+
+
+def _upkeep(lake: Lake, generation: Generation, name: str, work: Callable[[Any], object]) -> None:
+    """Do something to the newest version of a dataset, again where another writer was first."""
+    _retry(_uri(lake, generation, name), lambda: work(_open(lake, generation, name)))
 
 
 def _drop_unnamed(lake: Lake, pointer: Pointer, retention_hours: int) -> list[str]:

@@ -165,13 +165,7 @@ def _measure(stem: str) -> int:
 def _is_short(stem: str) -> bool:
     """Whether it ends consonant, vowel, consonant, the last no w, x or y: Porter's *o."""
     at = len(stem)
-    return (
-        at > 2
-        and not _is_vowel(stem, at - 3)
-        and _is_vowel(stem, at - 2)
-        and not _is_vowel(stem, at - 1)
-        and stem[-1] not in "wxy"
-    )
+    return at > 2 and not _is_vowel(stem, at - 3) and _is_vowel(stem, at - 2) and not _is_vowel(stem, at - 1) and stem[-1] not in "wxy"
 
 
 def _is_vowel(word: str, at: int) -> bool:

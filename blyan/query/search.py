@@ -401,7 +401,8 @@ class _Search:
         by_row = {row["_rowid"]: row for row in self._rows(_SHOWN, _row_ids(row for _, row in shown)).to_pylist()}
         cosines, matches = (orders.get(name, _Order()).scores for name in ("vector", "text"))
         return [
-            Hit(by_row[row], round(scores[key], DIGITS), cosines.get(row), matches.get(row), self._words.get(row, ()), alike[key]) for key, row in shown
+            Hit(by_row[row], round(scores[key], DIGITS), cosines.get(row), matches.get(row), self._words.get(row, ()), alike[key])
+            for key, row in shown
         ]
 
     def _settle(self, order: _Order, members: pa.Table) -> None:
@@ -505,7 +506,8 @@ def _direction(vectors: Vectors, dimension: int) -> npt.NDArray[np.float64]:
     length = float(np.linalg.norm(direction))
     if not 0 < length < np.inf:
         raise PermanentError("the question's vector is no direction", where="search", remedy="use another model, or search by words")
-    return direction / length
+    scaled: npt.NDArray[np.float64] = direction / length
+    return scaled
 
 
 def _cosines(vectors: pa.ChunkedArray, direction: npt.NDArray[np.float64]) -> list[float]:

@@ -22,6 +22,7 @@ BANNED = {
     "dagster",
     "google",
     "kubernetes",
+    "lance",
     "lancedb",
     "onnx",
     "onnxruntime",
