@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import random
 import re
 import time
@@ -57,6 +58,7 @@ VERSION = f"1.{GIST}.{TERMS}"
 FOLDER = "search"
 POINTER = f"{FOLDER}/current.json"
 DATASETS = ("documents", "gists")
+VECTOR_INDEX = "vector_idx"
 
 TRIES = 10
 """Times a version is written while other writers are first."""
@@ -67,6 +69,12 @@ and earlier where they are more than those that are covered, by whose counts Lan
 
 INDEXED_VECTORS = 10_000
 """From so many vectors on they have an index; fewer are compared one by one, exactly, in 15 ms (measured)."""
+
+VECTORS_PER_PARTITION = 256
+"""A partition needs so many to be drawn: with fewer, Lance draws fewer partitions."""
+
+TRAINED_AGAIN = 3
+"""The index of vectors is trained again once there should be so many times its partitions."""
 
 SUB_VECTORS_PER_COMPONENT = 8
 """Components that one byte of a compressed vector stands for, where the dimension is a multiple of it."""
@@ -304,8 +312,7 @@ def _stood(documents: lance.LanceDataset, key: str, made_from: str) -> Written:
 
 def _replace(lake: Lake, generation: Generation, key: str, rows: RangeRows) -> None:
     """Put the rows of a range in the place of those that stand, in one version."""
-    import lance
-
+    lance = _lance()
     where = _uri(lake, generation, "documents")
     with lance_errors(where):
         fragments = lance.fragment.write_fragments(
@@ -374,13 +381,11 @@ def _gists_schema(dimension: int) -> pa.Schema:
 
 def _begin(lake: Lake, model: str, dimension: int) -> Generation:
     """Make an empty index, which the pointer then names as the next."""
-    import lance
-
     generation = Generation(f"{model[:12] or 'empty'}-{VERSION}-{uuid.uuid4().hex[:8]}", model, max(dimension, 1), VERSION)
     for name, schema in (("documents", SCHEMA), ("gists", _gists_schema(generation.dimension))):
         where = _uri(lake, generation, name)
         with lance_errors(where):
-            made = lance.write_dataset(schema.empty_table(), where, schema=schema, mode="create", storage_options=lake.storage_options)
+            made = _lance().write_dataset(schema.empty_table(), where, schema=schema, mode="create", storage_options=lake.storage_options)
             if name == "documents":
                 for column, kind in INDEXES.items():
                     made.create_scalar_index(column, kind)
@@ -538,6 +543,7 @@ def maintain(lake: Lake, *, retention_hours: int) -> list[str]:
         if generation is not None and generation.version == VERSION:
             # In this order: fragments that an index covers are not joined with others.
             _optimise(lake, generation)
+            _upkeep(lake, generation, "gists", partial(_train, dimension=generation.dimension, again=True))
             _compact(lake, generation)
             _clean(lake, generation, retention_hours)
             said.append(f"search index {generation.name}: {_open(lake, generation, 'documents').count_rows():,} rows")
@@ -551,28 +557,30 @@ def _compact(lake: Lake, generation: Generation) -> None:
 
 
 def _optimise(lake: Lake, generation: Generation) -> None:
-    """Take every row into the indexes, and make that of vectors where there are enough of them."""
+    """Take every row into the indexes, and make that of vectors where there is none and are enough of them."""
     for name in DATASETS:
         _upkeep(lake, generation, name, lambda dataset: dataset.optimize.optimize_indices())
-    _upkeep(lake, generation, "gists", lambda gists: _index_vectors(gists, generation.dimension))
+    _upkeep(lake, generation, "gists", lambda gists: _train(gists, generation.dimension, again=False))
 
 
-def _index_vectors(gists: lance.LanceDataset, dimension: int) -> None:
-    """Train the index of vectors where there is none and should be, or where it was trained on a quarter of them.
+def _train(gists: lance.LanceDataset, dimension: int, *, again: bool) -> None:
+    """Make the index of vectors where there is none; and `again` where there are many more than it was trained on.
 
-    Vectors that no index covers are compared one by one.
+    Vectors that came since are in it, or are compared one by one, but in partitions that were drawn without them.
     """
     count = gists.count_rows()
     if count < INDEXED_VECTORS:
         return
-    partitions = 2 ** round(np.log2(np.sqrt(count)))
-    trained = next((_partitions_of(gists, index["name"]) for index in gists.list_indices() if index["fields"] == ["vector"]), 0)
-    if trained * 2 <= partitions:
-        gists.create_index("vector", "IVF_PQ", metric="cosine", replace=True, num_partitions=partitions, num_sub_vectors=_sub_vectors(dimension))
+    partitions = max(1, min(2 ** round(np.log2(np.sqrt(count))), count // VECTORS_PER_PARTITION))
+    trained = _partitions_of(gists) if VECTOR_INDEX in {index.name for index in gists.describe_indices()} else 0
+    if not trained or (again and partitions >= TRAINED_AGAIN * trained):
+        gists.create_index(
+            "vector", "IVF_PQ", VECTOR_INDEX, metric="cosine", replace=True, num_partitions=partitions, num_sub_vectors=_sub_vectors(dimension)
+        )
 
 
-def _partitions_of(gists: lance.LanceDataset, index: str) -> int:
-    return int(gists.stats.index_stats(index)["indices"][0]["num_partitions"])
+def _partitions_of(gists: lance.LanceDataset) -> int:
+    return len(gists.get_ivf_model(VECTOR_INDEX).centroids)
 
 
 def _sub_vectors(dimension: int) -> int:
@@ -644,17 +652,23 @@ def _records(documents: lance.LanceDataset, key: str | None = None) -> dict[str,
 # Lance
 
 
+def _lance() -> Any:
+    """The library, which warns of its own doings on the error output unless it is told not to before it is imported."""
+    os.environ.setdefault("LANCE_LOG", "error")
+    import lance
+
+    return lance
+
+
 def _uri(lake: Lake, generation: Generation, name: str) -> str:
     return lake.store.uri(f"{FOLDER}/{generation.name}/{name}.lance")
 
 
 def _open(lake: Lake, generation: Generation, name: str) -> lance.LanceDataset:
     """The newest version of a dataset."""
-    import lance
-
     where = _uri(lake, generation, name)
     with lance_errors(where):
-        return lance.dataset(where, storage_options=lake.storage_options)
+        return _lance().dataset(where, storage_options=lake.storage_options)
 
 
 def _retry(where: str, attempt: Callable[[], Result]) -> Result:
