@@ -6,11 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.ranges import account_of
+from blyan.corpus.search_index import open_index
 from blyan.lake import Lake
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.solana.slots import SlotRange
 from blyan_assets.corpus import ACCOUNTED
 from blyan_assets.embeddings import CHECKED
+from blyan_assets.search import CHECKS
 from tests.assets.conftest import Run
 
 FIRST, SLOTS = "000000000000", SlotRange(0, 7)
@@ -26,11 +28,13 @@ def test_a_range_is_rendered_checked_and_versioned_by_its_content(run: Run, lake
     }
     for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS):
         assert made[table.short_name].tags["dagster/data_version"] == lake.partitions(table)[FIRST].digest
+    assert made["search_index"].tags["dagster/data_version"] == open_index(lake).records[FIRST].made_from
     evaluated = {(check.asset_key.path[-1], check.check_name): check for check in result.get_asset_check_evaluations()}
     assert evaluated.keys() > {
         *((table, "schema") for table in ("documents", "summaries", "embeddings")),
         *(("documents", name) for name in ACCOUNTED),
         *(("embeddings", name) for name in CHECKED),
+        *(("search_index", name) for name in CHECKS),
     }
     assert all(check.passed and check.partition == FIRST for check in evaluated.values())
     again = run("build_corpus", FIRST)

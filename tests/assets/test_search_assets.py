@@ -7,31 +7,20 @@ from collections.abc import Callable
 import dagster as dg
 import lance
 import pytest
-from search_lake import embed
 
-from blyan.corpus.embeddings import write_embeddings
 from blyan.corpus.search_index import account_of, maintain, open_index, read_pointer
 from blyan.lake import Lake
 from blyan.query.search import search
-from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
+from blyan.schemas import DOCUMENTS, EMBEDDINGS
 from blyan.settings import Settings
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
 from blyan_assets.maintenance import compact_and_vacuum
 from blyan_assets.search import CHECKS, SEARCH_INDEX, check_results
 from resources.lake import LakeResource
-from tests.assets.conftest import QUIET, Run
+from tests.assets.conftest import QUIET, Run, Small
 
 FIRST, SECOND = SlotRange(0, 7), SlotRange(8, 15)
-
-
-class Words:
-    """An embedder without a model."""
-
-    name, digest, dimension, truncated = "words", "c" * 64, 16, 0
-
-    def embed(self, texts):
-        return embed(texts)
 
 
 Index = Callable[[SlotRange], dg.ExecuteInProcessResult]
@@ -39,21 +28,26 @@ Index = Callable[[SlotRange], dg.ExecuteInProcessResult]
 
 @pytest.fixture
 def index(settings: Settings, instance: dg.DagsterInstance, run: Run, lake: Lake) -> Index:
-    """Run the asset for a range of which there is everything that it is made of."""
+    """Run the asset for a range, after all that it is made of."""
+    small = Small()
 
     def run_asset(slots: SlotRange) -> dg.ExecuteInProcessResult:
         if slots.key not in lake.partitions(EMBEDDINGS):
             assert run("ingest_range", slots.key).success
-            job = build_defs(settings=settings, with_marts=False).resolve_implicit_global_asset_job_def()
-            tables = [dg.AssetKey(table.name.split("/")) for table in (DOCUMENTS, SUMMARIES)]
-            assert job.execute_in_process(instance=instance, asset_selection=tables, partition_key=slots.key, run_config=QUIET).success
-            write_embeddings(lake, slots, Words())
-        job = build_defs(settings=settings, with_marts=False).resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(
-            instance=instance, asset_selection=[SEARCH_INDEX], partition_key=slots.key, run_config=QUIET, raise_on_error=False
-        )
+            assert run("build_corpus", slots.key, embedder=small).success
+        return alone(settings, instance, slots)
 
     return run_asset
+
+
+def alone(settings: Settings, instance: dg.DagsterInstance, slots: SlotRange) -> dg.ExecuteInProcessResult:
+    job = build_defs(settings=settings, with_marts=False).resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(instance=instance, asset_selection=[SEARCH_INDEX], partition_key=slots.key, run_config=QUIET, raise_on_error=False)
+
+
+def found(lake: Lake) -> list[tuple[str, float]]:
+    answer = search(open_index(lake), "failed transfers", embed=lambda text: Small().model.embed([text]))
+    return [(hit.row["signature"], hit.score) for hit in answer.hits]
 
 
 def test_a_range_is_indexed_checked_and_versioned_by_what_it_is_made_from(index: Index, lake: Lake) -> None:
@@ -109,11 +103,8 @@ def test_each_check_fails_on_what_it_is_for(index: Index, lake: Lake) -> None:
     assert failed() == {"every_vector_there"}
 
 
-def test_a_range_without_embeddings_fails_and_says_what_is_missing(run: Run, settings: Settings, instance: dg.DagsterInstance) -> None:
-    job = build_defs(settings=settings, with_marts=False).resolve_implicit_global_asset_job_def()
-    result = job.execute_in_process(
-        instance=instance, asset_selection=[SEARCH_INDEX], partition_key=FIRST.key, run_config=QUIET, raise_on_error=False
-    )
+def test_a_range_without_embeddings_fails_and_says_what_is_missing(settings: Settings, instance: dg.DagsterInstance) -> None:
+    result = alone(settings, instance, FIRST)
 
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
@@ -123,12 +114,11 @@ def test_a_range_without_embeddings_fails_and_says_what_is_missing(run: Run, set
 def test_the_weekly_upkeep_takes_the_index_along_and_changes_no_answer(index: Index, lake: Lake, settings: Settings) -> None:
     for slots in (FIRST, SECOND):
         index(slots)
-    before = search(open_index(lake), "failed transfers", embed=lambda text: embed([text])).hits
+    before = found(lake)
     result = compact_and_vacuum.execute_in_process(resources={"lake": LakeResource.of(settings)}, run_config=QUIET)
 
     assert result.success
     assert open_index(lake).documents.get_fragments()[1:] == []
-    after = search(open_index(lake), "failed transfers", embed=lambda text: embed([text])).hits
-    assert [(hit.row["signature"], hit.score) for hit in after] == [(hit.row["signature"], hit.score) for hit in before]
+    assert found(lake) == before != []
     assert read_pointer(lake).current is not None
     assert maintain(Lake(f"{lake.root}/nothing"), retention_hours=1) == []
