@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from blyan.corpus.embeddings import embedded_as
-from blyan.corpus.terms import is_counted, query_terms
+from blyan.corpus.terms import is_counted, query_terms, terms_of
 from blyan.lake import Lake
 from blyan.query.search import COMMON_SHARE, DEPTH, FUSION, Filters
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
@@ -43,11 +44,13 @@ REASONS = ("InsufficientFunds", "SlippageExceeded", "AccountAlreadyInUse")
 
 def embed(texts: Sequence[str], dimension: int = DIMENSION) -> np.ndarray:
     """Directions that depend on the words of a text: texts that share words are near."""
-    made = np.zeros((len(texts), dimension))
-    for row, text in enumerate(texts):
-        for word in text.lower().split():
-            made[row] += np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])).normal(size=dimension)
+    made = np.array([np.sum([direction(word, dimension) for word in text.lower().split()], axis=0) for text in texts])
     return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+@cache
+def direction(word: str, dimension: int) -> np.ndarray:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])).normal(size=dimension)
 
 
 def slots_of(number: int) -> SlotRange:
@@ -152,10 +155,10 @@ class BruteForce:
             vectors = {row["text_sha256"]: np.array(row["vector"]) for batch in lake.read(EMBEDDINGS, key=key) for row in batch.to_pylist()}
             for table in (DOCUMENTS, SUMMARIES):
                 for batch in lake.read(table, key=key):
-                    gists = embedded_as(table, batch["text"]).to_pylist()
-                    for row, gist in zip(batch.to_pylist(), gists, strict=True):
+                    gists, terms = embedded_as(table, batch["text"]).to_pylist(), terms_of(batch["text"]).to_pylist()
+                    for row, gist, words in zip(batch.to_pylist(), gists, terms, strict=True):
                         vector = vectors[hashlib.sha256(gist.encode()).hexdigest()]
-                        self.all.append(Found(_as_hit(row), _terms(row["text"]), vector))
+                        self.all.append(Found(_as_hit(row), words, vector))
 
     def search(self, text: str, mode: str, filters: Filters, *, limit: int = 10, per_template: int = 2) -> list[tuple[tuple[Any, ...], float, int]]:
         """For each hit its name, its score, and how many are alike."""
@@ -206,12 +209,6 @@ class BruteForce:
                 score += weight * often * 2.2 / (often + 1.2 * (0.25 + 0.75 * len(found.terms) / mean))
             scores[id(found)] = round(score, 6)
         return scores
-
-
-def _terms(text: str) -> list[str]:
-    from blyan.corpus.terms import terms_of
-
-    return terms_of(pa.array([text]))[0].as_py()
 
 
 def _templates(scored: list[tuple[Found, float]], per_template: int) -> list[tuple[str, list[tuple[Found, float]]]]:

@@ -32,7 +32,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -41,7 +41,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.gist import GIST
-from blyan.corpus.search_rows import FOUND, GIST_DIGITS, RECORD, SCHEMA, TRANSACTION, RangeRows
+from blyan.corpus.search_rows import FOUND, GIST_DIGITS, RANGE, RECORD, SCHEMA, TRANSACTION, RangeRows
 from blyan.corpus.terms import TERMS
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
@@ -172,17 +172,24 @@ class Record:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpenIndex:
-    """The index as readers see it: two datasets of Lance, each at one version, whatever is written meanwhile."""
+    """The index as readers see it: two datasets of Lance, each at one version, whatever is written meanwhile. Keep it open for many searches."""
 
     generation: Generation
     documents: lance.LanceDataset
     gists: lance.LanceDataset
 
+    @cached_property
     def records(self) -> dict[str, Record]:
         """The ranges that it has, by key."""
         return _records(self.documents)
+
+    @cached_property
+    def span(self) -> tuple[int | None, int | None]:
+        """The first and the last slot of its ranges; None where it has none."""
+        slots = self.documents.to_table(columns=["slot", "last_slot"], filter=f"scope = '{RANGE}'")
+        return pc.min(slots["slot"]).as_py(), pc.max(slots["last_slot"]).as_py()
 
 
 # Reading

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from blyan.corpus.embedder import Vectors
 from blyan.corpus.search_index import OpenIndex, lance_errors
-from blyan.corpus.search_rows import FOUND, RANGE, TERM
+from blyan.corpus.search_rows import FOUND, TERM
 from blyan.corpus.terms import bm25, is_counted, query_terms
 from blyan.errors import PermanentError
 from blyan.solana import base58
@@ -241,7 +241,7 @@ class _Search:
 
     def __init__(self, index: OpenIndex, filters: Filters, limit: int, per_template: int) -> None:
         self._documents, self._gists, self._generation = index.documents, index.gists, index.generation
-        self._records = index.records()
+        self._records, self._span = index.records, index.span
         self._filtered = filters.condition()
         self._found = f"scope in ({_texts(FOUND)})" + (f" and {self._filtered}" if self._filtered else "")
         self._limit, self._per_template = limit, per_template
@@ -431,9 +431,7 @@ class _Search:
         return scores
 
     def _searched(self) -> Searched:
-        slots = self._documents.to_table(columns=["slot", "last_slot"], filter=f"scope = '{RANGE}'")
-        span = pc.min(slots["slot"]).as_py(), pc.max(slots["last_slot"]).as_py()
-        return Searched(self._total, self._passing, len(self._records), *span, self._generation.model)
+        return Searched(self._total, self._passing, len(self._records), *self._span, self._generation.model)
 
 
 def fuse(orders: Sequence[Sequence[str]], constant: int = FUSION) -> dict[str, float]:

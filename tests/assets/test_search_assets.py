@@ -53,7 +53,7 @@ def found(lake: Lake) -> list[tuple[str, float]]:
 def test_a_range_is_indexed_checked_and_versioned_by_what_it_is_made_from(index: Index, lake: Lake) -> None:
     result = index(FIRST)
     (made,) = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
-    record = open_index(lake).records()[FIRST.key]
+    record = open_index(lake).records[FIRST.key]
     evaluated = {check.check_name: check for check in result.get_asset_check_evaluations()}
 
     assert result.success
@@ -72,8 +72,8 @@ def test_running_it_again_writes_nothing_and_another_range_leaves_the_first_alon
     assert again.get_asset_materialization_events()[0].step_materialization_data.materialization.metadata["content changed"].value is False
     assert index(SECOND).success
     after = open_index(lake)
-    assert after.records().keys() == {FIRST.key, SECOND.key}
-    assert after.records()[FIRST.key] == before.records()[FIRST.key]
+    assert after.records.keys() == {FIRST.key, SECOND.key}
+    assert after.records[FIRST.key] == before.records[FIRST.key]
 
 
 def test_each_check_fails_on_what_it_is_for(index: Index, lake: Lake) -> None:
