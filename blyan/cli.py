@@ -472,7 +472,7 @@ def search(
     """Find transactions and summaries by what they say: `blyan search "failed swaps on Raydium"`."""
     from blyan.corpus.search_index import open_index
     from blyan.lake import Lake
-    from blyan.query.question import programs_named, understand
+    from blyan.query.question import Question, programs_named, understand
     from blyan.query.search import Filters
     from blyan.query.search import search as find
     from blyan.settings import load_settings
@@ -500,6 +500,10 @@ def search(
     by_meaning = bool(asked.text) and mode != "text"
     embed = _embedder_of(settings, index.generation.model) if by_meaning else None
     answer = find(index, asked.text, embed=embed, mode=mode, filters=asked.filters, limit=limit, per_template=alike)
+    if asked.said and not answer.searched.passing:
+        asked = Question(question, given, (f"the words: no document has {'; '.join(asked.said)}",))
+        embed = embed or (_embedder_of(settings, index.generation.model) if mode != "text" else None)
+        answer = find(index, question, embed=embed, mode=mode, filters=given, limit=limit, per_template=alike)
     if output == "json":
         _write_answer(answer, asked)
     else:

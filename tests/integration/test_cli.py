@@ -25,6 +25,7 @@ from blyan.settings import load_settings
 from blyan.solana.landing import HEAD
 from blyan.solana.slots import SlotRange
 from tests.landed import land_slots
+from tests.search_lake import write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = {"BLYAN_HORIZON_SLOT": "12", "BLYAN_SLOTS_PER_RANGE": "4", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "3"}
@@ -294,3 +295,39 @@ def test_the_demo_makes_the_grid_and_shows_what_it_made(tmp_path: Path) -> None:
     for name in (*TABLES, *(table.name for table in TEXTS)):
         assert name.replace("/", ".") in done.stdout
     assert "Try next" in done.stdout
+
+
+def test_search_says_what_is_missing_then_answers_with_citations(call: Call, tmp_path: Path) -> None:
+    lake = Lake.from_settings(load_settings(lake=str(tmp_path / "found")))
+    nothing = call(tmp_path, "search", "failed swaps", BLYAN_LAKE=lake.root)
+    assert nothing.returncode == 1
+    assert "no search index yet" in nothing.stderr
+    assert "--rebuild" in nothing.stderr
+    write(lake, 0)
+    made = call(tmp_path, "search", "--rebuild", BLYAN_LAKE=lake.root)
+    assert made.returncode == 0, made.stderr
+
+    shown = call(tmp_path, "search", "failed swaps", "--mode", "text", "--status", "Fail", "--limit", "2", "--alike", "1", BLYAN_LAKE=lake.root)
+    assert shown.returncode == 0, shown.stderr
+    found = call(
+        tmp_path, "search", "failed swaps", "--mode", "text", "--status", "Fail", "--limit", "2", "--alike", "1", "-o", "json", BLYAN_LAKE=lake.root
+    )
+    answer = json.loads(found.stdout)
+    assert [hit["status"] for hit in answer["hits"]] == ["Fail", "Fail"]
+    for hit in answer["hits"]:
+        assert hit["signature"] in shown.stdout
+        assert f"slot {hit['slot']:,}, transaction {hit['tx_index']:,}" in shown.stdout
+    assert answer["searched"]["documents"] == 43
+    assert "searched 43 documents of 1 ranges, slots 0 to 99" in shown.stdout
+
+    unmet = call(tmp_path, "search", "failed swaps on Raydium", "--mode", "text", BLYAN_LAKE=lake.root)
+    assert "no document has program Raydium AMM v4" in unmet.stdout
+    assert " 1. " in f" {unmet.stdout.strip().splitlines()[2]}"
+    for wrong, message in (
+        (("swaps",), "BLYAN_EMBEDDER=minilm-int8 is"),
+        (("swaps", "--mode", "text", "--program", "Radyum"), "such as Raydium"),
+        (("swaps", "--mode", "text", "--since", "soon"), "is no time"),
+        ((), "nothing to look for"),
+    ):
+        refused = call(tmp_path, "search", *wrong, BLYAN_LAKE=lake.root)
+        assert (refused.returncode, message in refused.stderr) == (1, True), refused.stderr

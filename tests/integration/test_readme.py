@@ -11,6 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from blyan.corpus.embedder import open_embedder
+from blyan.corpus.embeddings import write_embeddings
+from blyan.corpus.ranges import write_corpus
+from blyan.corpus.registry import load_registry
+from blyan.corpus.search_index import write_range
+from blyan.lake import Lake
+from blyan.settings import load_settings
+from blyan.solana.slots import SlotRange
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENDLESS = ("up", "follow", "localnet")
 """Commands that run until they are told to end: tests of their own run them."""
@@ -32,6 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     done = run(folder, "blyan ingest --slots 0-299")
     assert done.returncode == 0, done.stderr
+    lake, slots = Lake(str(folder / ".blyan" / "lake")), SlotRange(0, 99)
+    write_corpus(lake, slots, load_registry(), vote_share=0.01)
+    write_embeddings(lake, slots, open_embedder(load_settings()))
+    write_range(lake, slots)
     return folder
 
 
