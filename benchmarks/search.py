@@ -219,7 +219,7 @@ def recalls(index: OpenIndex, names: np.ndarray, matrix: np.ndarray, directions:
         began = time.perf_counter()
         order = np.argsort(-(matrix @ direction))[:2_000]
         exact_s.append(time.perf_counter() - began)
-        found = _Search(index, Filters(), 10, 1)._nearest(direction.astype(np.float64), 10)
+        found = _Search(index, Filters(), 10, 1, 10)._nearest(direction.astype(np.float64), 10)
         near.append(len(set(names[order[:10]]) & found.keys()) / 10)
         keys = list(dict.fromkeys(key_of[name] for name in names[order]))[:10]
         hits = search(index, "x", embed=lambda _, direction=direction: direction[None], mode="vector", limit=10, per_template=1).hits

@@ -233,22 +233,24 @@ def search(
     if limit < 1 or per_template < 1:
         raise PermanentError(f"{limit} hits, {per_template} of a template", where="search", remedy="ask for one at least")
     with lance_errors(index.documents.uri):
-        return _Search(index, chosen, limit, per_template).answer(text, mode, embed)
+        depth = max(DEPTH, limit) if mode == "hybrid" else limit
+        return _Search(index, chosen, limit, per_template, depth).answer(text, mode, embed)
 
 
 class _Search:
     """One search."""
 
-    def __init__(self, index: OpenIndex, filters: Filters, limit: int, per_template: int) -> None:
+    def __init__(self, index: OpenIndex, filters: Filters, limit: int, per_template: int, depth: int) -> None:
         self._documents, self._gists, self._generation = index.documents, index.gists, index.generation
         self._records, self._span = index.records, index.span
         self._filtered = filters.condition()
         self._found = f"scope in ({_texts(FOUND)})" + (f" and {self._filtered}" if self._filtered else "")
         self._limit, self._per_template = limit, per_template
-        self._depth = max(DEPTH, limit)
+        self._depth = depth
         self._total = sum(record.rows for record in self._records.values())
         self._passing = int(self._documents.count_rows(self._found)) if self._filtered else self._total
         self._words: dict[int, tuple[str, ...]] = {}
+        self._direction: npt.NDArray[np.float64] = np.empty(0)
         self._wanted: tuple[Sequence[str], Mapping[str, int], int, float] = ((), {}, 0, 0.0)
 
     def answer(self, text: str, mode: Mode, embed: Callable[[str], Vectors] | None) -> Answer:
@@ -278,13 +280,15 @@ class _Search:
         """The templates of the nearest gists."""
         if not self._passing:
             return _Order()
+        self._direction = direction
         if self._filtered and self._passing <= COMPARED:
             rows = self._rows(["structural_key", "gist", *_KEYS], f"{self._found} and gist is not null")
             names = pc.unique(rows["gist"])
             cosines = dict.fromkeys(names.to_pylist(), -1.0) | self._cosines(direction, names)
             return self._ordered(rows, _looked_up(rows["gist"], cosines))
         everything = int(self._gists.count_rows())
-        looked_at = min(GISTS, everything)
+        # Where one of ten documents passes, ten times as many gists lead to as many that do.
+        looked_at = min(GISTS * -(-self._total // self._passing), everything)
         while looked_at:
             cosines = self._nearest(direction, looked_at)
             condition = f"gist in ({_texts(cosines)})" + (f" and {self._filtered}" if self._filtered else "")
@@ -387,12 +391,13 @@ class _Search:
         """The documents that are shown."""
         scores = fuse([list(order.best) for order in orders.values()]) if len(orders) > 1 else _only(orders).best_scores()
         keys = list(scores)[: self._limit]
-        members = self._rows(["structural_key", *_KEYS], f"{self._found} and structural_key in ({_texts(keys)})") if keys else None
+        members = self._rows(["structural_key", "gist", *_KEYS], f"{self._found} and structural_key in ({_texts(keys)})") if keys else None
         if members is None:
             return []
-        words = orders.get("text")
-        if words is not None:
-            self._settle(words, members)
+        if "text" in orders:
+            self._settle(orders["text"], members)
+        if "vector" in orders:
+            self._complete(orders["vector"], members)
         shown: list[tuple[str, int]] = []
         for key in keys:
             shown += [(key, row) for row in _merged([order.best.get(key, []) for order in orders.values()])[: self._per_template]]
@@ -422,6 +427,17 @@ class _Search:
             if key in order.best:
                 order.best[key] = again.best[key]
                 order.scores |= {row: again.scores[row] for row in again.best[key]}
+
+    def _complete(self, order: _Order, members: pa.Table) -> None:
+        """Look at all documents of templates that are shown and of which too few have one of the gists that were looked at."""
+        short = [key for key in pc.unique(members["structural_key"]).to_pylist() if 0 < len(order.best.get(key, ())) < self._per_template]
+        rows = members.filter(pc.and_(pc.is_in(members["structural_key"], pa.array(short, pa.string())), pc.is_valid(members["gist"])))
+        if len(rows) == sum(len(order.best[key]) for key in short):
+            return
+        names = pc.unique(rows["gist"])
+        again = self._ordered(rows, _looked_up(rows["gist"], dict.fromkeys(names.to_pylist(), -1.0) | self._cosines(self._direction, names)))
+        order.best |= again.best
+        order.scores |= again.scores
 
     def _scored(self, rows: pa.Table) -> npt.NDArray[np.float64]:
         """How well the words of rows match, and which they have."""
