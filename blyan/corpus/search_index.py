@@ -557,7 +557,7 @@ def maintain(lake: Lake, *, retention_hours: int) -> list[str]:
 def _compact(lake: Lake, generation: Generation) -> None:
     """Write fragments that are small, or of which much is deleted, anew as few large ones."""
     for name in DATASETS:
-        _upkeep(lake, generation, name, lambda dataset: dataset.optimize.compact_files(num_threads=1))
+        _upkeep(lake, generation, name, lambda dataset: dataset.optimize.compact_files(num_threads=1, batch_size=1_024))
 
 
 def _optimise(lake: Lake, generation: Generation) -> None:

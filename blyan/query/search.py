@@ -250,6 +250,7 @@ class _Search:
         self._total = sum(record.rows for record in self._records.values())
         self._passing = int(self._documents.count_rows(self._found)) if self._filtered else self._total
         self._words: dict[int, tuple[str, ...]] = {}
+        self._cut = False
         self._direction: npt.NDArray[np.float64] = np.empty(0)
         self._wanted: tuple[Sequence[str], Mapping[str, int], int, float] = ((), {}, 0, 0.0)
 
@@ -313,6 +314,7 @@ class _Search:
             if len(rows):
                 parts.append(rows)
             seen = pc.unique(pa.chunked_array([column for part in parts for column in part["structural_key"].chunks], pa.string())).to_pylist()
+            self._cut = self._cut or len(rows) == CANDIDATES
             if len(rows) < CANDIDATES or len(seen) >= self._depth:
                 break
         if not parts:
@@ -391,24 +393,32 @@ class _Search:
         """The documents that are shown."""
         scores = fuse([list(order.best) for order in orders.values()]) if len(orders) > 1 else _only(orders).best_scores()
         keys = list(scores)[: self._limit]
-        members = self._rows(["structural_key", "gist", *_KEYS], f"{self._found} and structural_key in ({_texts(keys)})") if keys else None
-        if members is None:
+        if not keys:
             return []
-        if "text" in orders:
-            self._settle(orders["text"], members)
+        members = self._rows(["structural_key"], f"{self._found} and structural_key in ({_texts(keys)})")
+        alike = dict(zip(*(column.to_pylist() for column in pc.value_counts(members["structural_key"]).flatten()), strict=True))
+        # One column for all that are alike; the others only where more than what was found has to be looked at.
+        if "text" in orders and self._cut:
+            self._settle(orders["text"], self._members([key for key in keys if key in orders["text"].best]))
         if "vector" in orders:
-            self._complete(orders["vector"], members)
+            best = orders["vector"].best
+            short = [key for key in keys if 0 < len(best.get(key, ())) < min(self._per_template, alike[key])]
+            self._complete(orders["vector"], self._members(short))
         shown: list[tuple[str, int]] = []
         for key in keys:
             shown += [(key, row) for row in _merged([order.best.get(key, []) for order in orders.values()])[: self._per_template]]
         shown = shown[: self._limit]
-        alike = dict(zip(*(column.to_pylist() for column in pc.value_counts(members["structural_key"]).flatten()), strict=True))
         by_row = {row["_rowid"]: row for row in self._rows(_SHOWN, _row_ids(row for _, row in shown)).to_pylist()}
         cosines, matches = (orders.get(name, _Order()).scores for name in ("vector", "text"))
         return [
             Hit(by_row[row], round(scores[key], DIGITS), cosines.get(row), matches.get(row), self._words.get(row, ()), alike[key])
             for key, row in shown
         ]
+
+    def _members(self, keys: Sequence[str]) -> pa.Table:
+        """All documents of some templates that pass."""
+        condition = f"{self._found} and structural_key in ({_texts(keys)})" if keys else "false"
+        return self._rows(["structural_key", "gist", *_KEYS], condition)
 
     def _settle(self, order: _Order, members: pa.Table) -> None:
         """Look at the first documents of each template that is shown.
@@ -430,9 +440,8 @@ class _Search:
 
     def _complete(self, order: _Order, members: pa.Table) -> None:
         """Look at all documents of templates that are shown and of which too few have one of the gists that were looked at."""
-        short = [key for key in pc.unique(members["structural_key"]).to_pylist() if 0 < len(order.best.get(key, ())) < self._per_template]
-        rows = members.filter(pc.and_(pc.is_in(members["structural_key"], pa.array(short, pa.string())), pc.is_valid(members["gist"])))
-        if len(rows) == sum(len(order.best[key]) for key in short):
+        rows = members.filter(pc.is_valid(members["gist"]))
+        if not len(rows):
             return
         names = pc.unique(rows["gist"])
         again = self._ordered(rows, _looked_up(rows["gist"], dict.fromkeys(names.to_pylist(), -1.0) | self._cosines(self._direction, names)))
