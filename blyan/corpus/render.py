@@ -50,7 +50,7 @@ RENDERER = "2"
 _VALUE = 1 << 40
 """Pieces: below zero an account (`~code`), from here on a value of `_Pieces.values`, between them a word."""
 
-_KIND_WORDS = {
+KIND_WORDS = {
     "vote": "Vote", "swap": "Swap", "liquidity": "Liquidity change", "exchange": "Exchange call", "nft": "NFT operation", "lending": "Lending operation",
     "stake": "Stake operation", "oracle": "Oracle update", "program": "Program call", "mint": "Token mint", "burn": "Token burn",
     "token_transfer": "Token transfer", "transfer": "SOL transfer", "token_account": "Token account operation", "deploy": "Program deployment",
@@ -237,7 +237,7 @@ def _outcome_lines(pieces: _Pieces, labels: Labels) -> None:
     activity = pieces.activity
     rows = activity.transactions
     every = np.arange(len(activity))
-    kinds = pieces.words_of([_KIND_WORDS[rule.kind] for rule in KIND_RULES])
+    kinds = pieces.words_of([KIND_WORDS[rule.kind] for rule in KIND_RULES])
     outcomes, outcome_of = coded_text(rows["status"])
     words = pieces.words_of(
         [{"Success": " succeeded", "Fail": " failed"}[text] for text in outcomes.to_pylist()] + [" was recorded without its outcome"]
