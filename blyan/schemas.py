@@ -494,7 +494,7 @@ TOKENS = Table(
         _column(
             "templates",
             COUNT,
-            "Templates of the split of which the range's first document came no later than this shard's end and after the one before.",
+            "Templates of the split that first occur before the next shard begins, and not before this one does.",
             nullable=False,
         ),
         _column("capped_documents", COUNT, "Documents of the split that the cap left out, likewise.", nullable=False),

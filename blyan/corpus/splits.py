@@ -89,7 +89,7 @@ def split_rule(settings: Settings) -> SplitRule:
     Raises:
         SettingError: the key, its file or a share is wrong.
     """
-    given = settings.split_key.get_secret_value() if settings.split_key else None
+    given = settings.split_key.get_secret_value() if settings.split_key is not None else None
     path = Path(settings.split_key_file)
     try:
         key = bytes.fromhex(given if given is not None else _kept(path))

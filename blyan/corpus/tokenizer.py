@@ -133,6 +133,11 @@ class Tokenizer:
         """The token that fills up."""
         return self._vocabulary[PAD]
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Control tokens besides `CONTROL`, in the order in which they were added."""
+        return tuple(token for token in self._by_id if is_control(token) and token not in CONTROL)
+
     def encode(self, texts: pa.Array) -> Encoded:
         """The tokens of each text, without one that ends it; those that the library gives the whole text.
 
@@ -170,8 +175,7 @@ class Tokenizer:
 
     def tokens_of(self, text: str) -> list[str]:
         """The tokens of one text as the vocabulary spells them."""
-        spelled = {number: token for token, number in self._vocabulary.items()}
-        return [spelled[number] for number in self.encode(pa.array([text])).tokens.tolist()]
+        return [self._by_id[number] for number in self.encode(pa.array([text])).tokens.tolist()]
 
     def bytes_of(self, tokens: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint8], Offsets]:
         """The bytes that tokens stand for, one after the other, and where those of each begin; control tokens stand for none.
@@ -187,13 +191,16 @@ class Tokenizer:
         return self.bytes_of(tokens)[0].tobytes().decode("utf-8", "replace")
 
     @cached_property
+    def _by_id(self) -> list[str]:
+        return sorted(self._vocabulary, key=self._vocabulary.__getitem__)
+
+    @cached_property
     def _spelling(self) -> tuple[Offsets, Offsets, npt.NDArray[np.uint8]]:
         """Of each token, where its bytes begin and how many they are, in the bytes of all tokens."""
         byte_of = {character: byte for byte, character in enumerate(_BYTES)}
-        by_id = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
-        spelled = [b"" if is_control(token) else bytes(map(byte_of.__getitem__, token)) for token in by_id]
-        sizes = np.array([len(each) for each in spelled], np.int64)
-        return offsets_of(sizes)[:-1], sizes, np.frombuffer(b"".join(spelled), np.uint8)
+        data = [b"" if is_control(token) else bytes(map(byte_of.__getitem__, token)) for token in self._by_id]
+        sizes = np.array([len(each) for each in data], np.int64)
+        return offsets_of(sizes)[:-1], sizes, np.frombuffer(b"".join(data), np.uint8)
 
 
 def _no_tokenizer(digest: str, why: str) -> PermanentError:

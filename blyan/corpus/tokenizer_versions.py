@@ -9,7 +9,7 @@ MINOR where there are only more tokens that no text becomes. Shards of an older 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from blyan.corpus.registry import Registry
 from blyan.corpus.render import RENDERER
 from blyan.corpus.splits import TRAIN, SplitRule
 from blyan.corpus.templates import Cap, Templates
-from blyan.corpus.tokenizer import Tokenizer, change_between, own_names, train
+from blyan.corpus.tokenizer import Tokenizer, change_between, own_names, train, with_control_tokens
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.schemas import DOCUMENTS, TOKENIZER
@@ -112,20 +112,16 @@ def train_version(lake: Lake, registry: Registry, rule: SplitRule, *, size: int,
             where=DOCUMENTS.name,
             remedy="build the corpus of a range with transactions",
         )
-    known = versions(lake)
-    newest = known[-1] if known else None
-    major, minor = 1, 0
+    newest = next(reversed(versions(lake)), None)
     if newest is not None:
-        change = change_between(lake.get_blob(newest.tokenizer_sha256), definition)
-        if change == "none" and newest.split_rule == rule.fingerprint:
-            return newest
-        major, minor = (newest.major, newest.minor + 1) if change == "minor" and newest.split_rule == rule.fingerprint else (newest.major + 1, 0)
+        # Control tokens that were added stay: whoever trains uses them.
+        definition = with_control_tokens(definition, open_tokenizer(lake, newest).added)
     made = TokenizerVersion(
-        version=f"{major}.{minor}",
-        major=major,
-        minor=minor,
-        tokenizer_sha256=lake.put_blob(definition),
-        vocabulary_size=Tokenizer(definition).size,
+        version="",
+        major=1,
+        minor=0,
+        tokenizer_sha256="",
+        vocabulary_size=0,
         renderer=RENDERER,
         registry_sha256=registry.digest,
         split_rule=rule.fingerprint,
@@ -134,6 +130,36 @@ def train_version(lake: Lake, registry: Registry, rule: SplitRule, *, size: int,
         documents=texts.documents,
         text_bytes=texts.bytes,
     )
+    return _recorded(lake, newest, made, definition)
+
+
+def add_control_tokens(lake: Lake, names: Sequence[str]) -> TokenizerVersion:
+    """The newest version with more control tokens, as its next MINOR: for what a trainer marks, such as the turns of a dialogue.
+
+    Args:
+        lake: with a tokenizer.
+        names: as `<| call |>`, with a space in each.
+
+    Raises:
+        MissingObjectError: there is no tokenizer yet.
+        PermanentError: a name is one that text could become, or that is there already.
+    """
+    newest = version_of(lake)
+    return _recorded(lake, newest, newest, with_control_tokens(lake.get_blob(newest.tokenizer_sha256), names))
+
+
+def _recorded(lake: Lake, newest: TokenizerVersion | None, made: TokenizerVersion, definition: bytes) -> TokenizerVersion:
+    """The next version, in the log; the newest one where nothing changes."""
+    major, minor = 1, 0
+    if newest is not None:
+        change = change_between(lake.get_blob(newest.tokenizer_sha256), definition)
+        if made.split_rule != newest.split_rule:
+            change = "major"
+        if change == "none":
+            return newest
+        major, minor = (newest.major, newest.minor + 1) if change == "minor" else (newest.major + 1, 0)
+    size = Tokenizer(definition).size
+    made = replace(made, version=f"{major}.{minor}", major=major, minor=minor, tokenizer_sha256=lake.put_blob(definition), vocabulary_size=size)
     lake.append(TOKENIZER, pa.Table.from_pylist([asdict(made)], TOKENIZER.arrow_schema()), logical_key=["version"])
     return made
 

@@ -119,8 +119,7 @@ def write_tokens(
         encoded = tokenizer.encode(rows["text"])
         for number, builder in enumerate(builders):
             mine = split_of == number
-            builder.count(templates=int((first & mine).sum()), capped=int((~kept & mine).sum()))
-            builder.add(rows, encoded, np.flatnonzero(mine[kept]), tokenizer.end)
+            builder.add(rows, encoded, tokenizer.end, mine=mine[kept], kept=kept & mine, first=first & mine, capped=~kept & mine)
     rows = [row for builder in builders for row in builder.close()]
     if _documents_digest(lake, slots) != digest:
         raise TransientError("the documents were replaced while they were read", where=f"{DOCUMENTS.name} {slots.key}", remedy="run it again")
@@ -175,13 +174,19 @@ class _Builder:
     _templates: int = 0
     _capped: int = 0
 
-    def count(self, *, templates: int, capped: int) -> None:
-        """New templates, and documents that the cap left out, since the last batch."""
-        self._templates += templates
-        self._capped += capped
+    def add(self, rows: pa.RecordBatch, encoded: Encoded, end: int, *, mine: Mask, kept: Mask, first: Mask, capped: Mask) -> None:
+        """Documents of a batch.
 
-    def add(self, rows: pa.RecordBatch, encoded: Encoded, at: Ints, end: int) -> None:
-        """Documents of a batch, by their positions."""
+        Args:
+            rows: what the cap keeps of the batch, of all splits.
+            encoded: their tokens.
+            end: the token that ends a document.
+            mine: which of the rows are of this split.
+            kept: which documents of the whole batch those are.
+            first: which are the first of a template of this split.
+            capped: which are of this split and left out.
+        """
+        at, place = np.flatnonzero(mine), np.flatnonzero(kept)
         counts = np.diff(encoded.offsets)[at] + 1
         offsets = offsets_of(counts)
         tokens = np.full(offsets[-1], end, np.uint16)
@@ -193,11 +198,14 @@ class _Builder:
         sizes = np.diff(text_bytes(chosen["text"])[1])
         votes = mask_of(pc.fill_null(chosen["is_vote"], False))
         slots, index, keys = np.asarray(chosen["block_slot"]), np.asarray(chosen["tx_index"]), chosen["structural_key"]
-        start = 0
+        start = told = 0
         while start < len(at):
             room = self.shard_tokens - self._tokens
             fit = int(np.searchsorted(offsets, offsets[start] + room, side="right")) - 1
             if fit <= start and self._parts:
+                # What comes before the next shard's first document is told by this one, wherever batches begin.
+                self._count(first[told : place[start]], capped[told : place[start]])
+                told = place[start]
                 self._flush()
                 continue
             stop = max(fit, start + 1)
@@ -208,16 +216,17 @@ class _Builder:
             self._parts.append((shard, int(votes[part].sum()), int(sizes[part].sum())))
             self._tokens += len(shard.tokens)
             start = stop
+        self._count(first[told:], capped[told:])
 
     def close(self) -> list[dict[str, Any]]:
         """The rows of all shards."""
         if self._parts:
             self._flush()
-        elif self.rows:
-            # What came after the last document: templates that are full.
-            self.rows[-1]["capped_documents"] += self._capped
-            self.rows[-1]["templates"] += self._templates
         return self.rows
+
+    def _count(self, first: Mask, capped: Mask) -> None:
+        self._templates += int(first.sum())
+        self._capped += int(capped.sum())
 
     def _flush(self) -> None:
         parts = [part for part, _, _ in self._parts]
@@ -258,7 +267,7 @@ class Checked:
         in_shards: documents in its shards, those in two counted twice.
         capped: documents that its shards say the cap left out.
         unknown: of those in shards, how many are no document of the range, or are in another shard besides.
-        in_wrong_split: of those in shards, how many the rule puts elsewhere.
+        in_wrong_split: of those in shards, how many the rule puts elsewhere, or have another structural key there.
         other_rules: shards, and versions of this MAJOR of the tokenizer, that were made with another rule.
         other_text: of those in shards, how many do not decode to the document's text, or do not end as a document does.
         other_counts: shards whose row does not say what they hold.
@@ -323,7 +332,6 @@ def check_tokens(lake: Lake, slots: SlotRange, version: TokenizerVersion, rule: 
         told = (row["tokens"], row["documents"], row["tokens_at"], row["offsets_at"], row["shard_bytes"])
         at = (shard.tokens.ctypes.data - data.address, shard.offsets.ctypes.data - data.address)
         other_counts += told != (len(shard.tokens), len(shard), *at, data.size)
-        wrong_split += int((splits_of(rule, shard.structural_key) != SPLITS.index(row["split"])).sum())
         own = _id(shard.block_slot, shard.tx_index)
         ids.append(own)
         first, last = int(shard.block_slot[0]), int(shard.block_slot[-1])
@@ -331,6 +339,9 @@ def check_tokens(lake: Lake, slots: SlotRange, version: TokenizerVersion, rule: 
             places, there = _places(_id(np.asarray(batch["block_slot"]), np.asarray(batch["tx_index"])), own)
             same = _same_text(tokenizer, shard, places, batch["text"].take(pa.array(there)))
             found, other_text = found + len(there), other_text + int((~same).sum())
+            keys = batch["structural_key"].take(pa.array(there))
+            elsewhere = splits_of(rule, keys) != SPLITS.index(row["split"])
+            wrong_split += int((elsewhere | mask_of(pc.not_equal(keys, shard.structural_key.take(pa.array(places))))).sum())
     together = np.sort(np.concatenate(ids))
     return Checked(
         documents=lake.partitions(DOCUMENTS)[slots.key].rows,
