@@ -371,6 +371,12 @@ DOCUMENTS = Table(
             nullable=False,
         ),
         _column(
+            "family_key",
+            TEXT,
+            "Digest of the masked text's distinct lines without the first, with aliases and all numbers masked: near-duplicates share it.",
+            nullable=False,
+        ),
+        _column(
             "kind",
             TEXT,
             "What the transaction is, such as `swap` or `token_transfer`. A failed one is of the kind that it tried to be.",
@@ -478,7 +484,7 @@ TOKENS = Table(
         _column("tokenizer_major", COUNT, "MAJOR of the tokenizer; those of older ones stay beside the newest.", nullable=False),
         _column("tokenizer", TEXT, "Version of the tokenizer, as `tokenizer.version`.", nullable=False),
         _column("tokenizer_sha256", TEXT, "SHA-256 of its `tokenizer.json`.", nullable=False),
-        _column("split", TEXT, "`train`, `validation` or `hidden`, by a keyed hash of the structural key.", nullable=False),
+        _column("split", TEXT, "`train`, `validation` or `hidden`, by a keyed hash of the family key.", nullable=False),
         _column("split_rule", TEXT, "Fingerprint of the split key and the shares.", nullable=False),
         _column("part", COUNT, "Number of the shard in its split, from 0.", nullable=False),
         _column("shard_sha256", TEXT, "SHA-256 of the file.", nullable=False),

@@ -95,14 +95,14 @@ class Settings(BaseSettings):
     )
     tokenizer_vocabulary: int = Field(8_192, ge=1, le=65_536, description="Most tokens that a tokenizer which is trained may have.")
     split_key: SecretStr | None = Field(
-        None, description="64 hex digits that decide which template is in which split. Unset: those in BLYAN_SPLIT_KEY_FILE."
+        None, description="64 hex digits that decide which family of near-duplicates is in which split. Unset: those in BLYAN_SPLIT_KEY_FILE."
     )
     split_key_file: str = Field(
         ".blyan/split.key",
         description="File of the key where BLYAN_SPLIT_KEY gives none; made with a random one if there is none. Keep it: it cannot be told from the lake.",
     )
-    split_validation_share: float = Field(0.01, ge=0, lt=1, description="Share of the templates that is kept for validation.")
-    split_hidden_share: float = Field(0.01, ge=0, lt=1, description="Share of the templates that is kept hidden.")
+    split_validation_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept for validation.")
+    split_hidden_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept hidden.")
 
     embedder: Literal["minilm-int8", "minilm-fp32", "sentence-transformers", "endpoint"] = Field(
         "minilm-int8",

@@ -38,7 +38,7 @@ TOKENS_POOL = "tokens"
 
 CHECKS = {
     "every_document_accounted_for": "Every document of the range is in one shard, or is counted as left out by the cap of its template.",
-    "no_template_in_two_splits": "Every shard has the documents that the split rule puts there, and the rule is that of the tokenizer.",
+    "no_family_in_two_splits": "Every shard has the documents that the split rule puts there, and the rule is that of the tokenizer.",
     "tokens_are_the_text": "The tokens of every document decode to its text, byte for byte.",
     "shards_have_their_digest": "The bytes of every shard have their SHA-256, and hold what the row says.",
 }
@@ -153,7 +153,7 @@ def _results(checked: Checked) -> Iterator[dg.AssetCheckResult]:
     }
     passed = (
         checked.every_document_is_accounted_for,
-        checked.no_template_is_in_two_splits,
+        checked.no_family_is_in_two_splits,
         checked.tokens_are_the_text,
         checked.shards_have_their_digest,
     )

@@ -62,6 +62,7 @@ def documents_of(tables: Mapping[str, pa.Table], registry: Registry, *, vote_sha
         "text": rendered.text,
         "accounts": rendered.accounts,
         "structural_key": rendered.structural_key,
+        "family_key": rendered.family_key,
         "flags": rendered.flags,
     }
     names = schemas.DOCUMENTS.column_names

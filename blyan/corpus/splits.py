@@ -2,9 +2,9 @@
 
 Belongs here: the rule, its key, and where the key comes from. Does not belong here: what is done with a split.
 
-The split of a document is that of its structural key, and that is a keyed hash of it. So documents that differ in masked values
-alone are always in one split, in every range and in every lake with the same key; and who has not got the key cannot tell where
-a template that is new will be, so nobody can write transactions that land in the hidden split.
+The split of a document is a keyed hash of its family (`blyan.corpus.families`), which its structural key decides. So near-duplicates are in
+one split, in every range and in every lake with the same key; and who has not got the key cannot tell where a family that is
+new will be, so nobody can write transactions that land in the hidden split.
 
 It is no lock: whoever reads the lake's files can see which of its documents are in no train shard.
 """
@@ -46,7 +46,7 @@ class SplitRule:
 
     Attributes:
         key: 32 secret bytes.
-        validation: share of the structural keys, from 0 to 1; `hidden` likewise. The others are for training.
+        validation: share of the families, from 0 to 1; `hidden` likewise. The others are for training.
     """
 
     key: bytes = field(repr=False)
@@ -70,11 +70,11 @@ class SplitRule:
         shares = json.dumps([self.validation, self.hidden]).encode()
         return hashlib.blake2b(shares, digest_size=16, key=self.key, person=_PURPOSE_RULE).hexdigest()
 
-    def split_of(self, structural_keys: Sequence[str]) -> npt.NDArray[np.int8]:
-        """The number of each structural key's split, in `SPLITS`; about a million a second."""
+    def split_of(self, family_keys: Sequence[str]) -> npt.NDArray[np.int8]:
+        """The number of each family's split, in `SPLITS`; about a million a second."""
         base = hashlib.blake2b(digest_size=8, key=self.key, person=_PURPOSE_SPLIT)
         drawn = bytearray()
-        for key in structural_keys:
+        for key in family_keys:
             each = base.copy()
             each.update(key.encode())
             drawn += each.digest()

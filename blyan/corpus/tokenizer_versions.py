@@ -185,13 +185,13 @@ class _TrainingTexts:
             # Of what the cap keeps, so many that the ranges together stay within bounds; what is in other splits is left out of that.
             kept, cap, seen = templates.kept(self._cap), Cap(templates, self._cap), 0
             wanted = min(most, kept)
-            for batch in self._lake.read(DOCUMENTS, key=key, columns=["structural_key", "text"], batch_rows=BATCH_DOCUMENTS):
+            for batch in self._lake.read(DOCUMENTS, key=key, columns=["structural_key", "family_key", "text"], batch_rows=BATCH_DOCUMENTS):
                 at = np.flatnonzero(cap.choose(batch["structural_key"])[0])
                 place = np.arange(seen, seen + len(at))
                 seen += len(at)
                 at = at[(place + 1) * wanted // kept > place * wanted // kept]
                 rows = batch.take(pa.array(at))
-                rows = rows.filter(pa.array(self._rule.split_of(rows["structural_key"].to_pylist()) == TRAIN))
+                rows = rows.filter(pa.array(self._rule.split_of(rows["family_key"].to_pylist()) == TRAIN))
                 for text in rows["text"].to_pylist():
                     self.documents += 1
                     self.bytes += len(text.encode())

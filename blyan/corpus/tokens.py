@@ -28,7 +28,7 @@ from blyan.solana.slots import SlotRange
 Row = Mapping[str, Any]
 """A row of `corpus/tokens`."""
 
-_READ = ["block_slot", "tx_index", "text", "structural_key", "is_vote"]
+_READ = ["block_slot", "tx_index", "text", "structural_key", "family_key", "is_vote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def write_tokens(
     builders = [_Builder(lake, about | {"split": split}, shard_tokens) for split in SPLITS]
     for batch in lake.read(DOCUMENTS, key=slots.key, columns=_READ, batch_rows=BATCH_DOCUMENTS):
         kept, first = chooser.choose(batch["structural_key"])
-        split_of = splits_of(rule, batch["structural_key"])
+        split_of = splits_of(rule, batch["family_key"])
         rows = batch.filter(pa.array(kept))
         encoded = tokenizer.encode(rows["text"])
         for number, builder in enumerate(builders):
@@ -128,9 +128,9 @@ def write_tokens(
     return Tokenised(commit, figures_of(rows))
 
 
-def splits_of(rule: SplitRule, structural_keys: pa.Array) -> Ints:
+def splits_of(rule: SplitRule, family_keys: pa.Array) -> Ints:
     """The number of each document's split."""
-    coded = structural_keys.dictionary_encode() if not pa.types.is_dictionary(structural_keys.type) else structural_keys
+    coded = family_keys.dictionary_encode() if not pa.types.is_dictionary(family_keys.type) else family_keys
     found: Ints = rule.split_of(coded.dictionary.to_pylist())[np.asarray(coded.indices)].astype(np.int64)
     return found
 
@@ -292,8 +292,8 @@ class Checked:
         return self.in_shards + self.capped == self.documents and not (self.unknown or self.stale or self.damaged or self.other_counts)
 
     @property
-    def no_template_is_in_two_splits(self) -> bool:
-        """Each split is that of the rule, and the rule is the one of the MAJOR in every range: so no structural key is in two splits."""
+    def no_family_is_in_two_splits(self) -> bool:
+        """Each split is that of the rule, and the rule is the one of the MAJOR in every range: so no family, and no template, is in two splits."""
         return not (self.in_wrong_split or self.other_rules or self.damaged)
 
     @property
@@ -340,7 +340,7 @@ def check_tokens(lake: Lake, slots: SlotRange, version: TokenizerVersion, rule: 
             same = _same_text(tokenizer, shard, places, batch["text"].take(pa.array(there)))
             found, other_text = found + len(there), other_text + int((~same).sum())
             keys = batch["structural_key"].take(pa.array(there))
-            elsewhere = splits_of(rule, keys) != SPLITS.index(row["split"])
+            elsewhere = splits_of(rule, batch["family_key"].take(pa.array(there))) != SPLITS.index(row["split"])
             wrong_split += int((elsewhere | mask_of(pc.not_equal(keys, shard.structural_key.take(pa.array(places))))).sum())
     together = np.sort(np.concatenate(ids))
     return Checked(
