@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     )
     split_key_file: str = Field(
         ".blyan/split.key",
-        description="File of the key where BLYAN_SPLIT_KEY gives none; made with a random one if there is none. Keep it: it cannot be told from the lake.",
+        description="File of the key where BLYAN_SPLIT_KEY gives none; made with a random one if there is none and the lake is a folder. Keep it: it cannot be told from the lake.",
     )
     split_validation_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept for validation.")
     split_hidden_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept hidden.")

@@ -84,15 +84,15 @@ class SplitRule:
 
 
 def split_rule(settings: Settings) -> SplitRule:
-    """The rule of the settings. Where they give no key, it is the one in `BLYAN_SPLIT_KEY_FILE`, which is made once.
+    """The rule of the settings. Where they give no key, it is the one in `BLYAN_SPLIT_KEY_FILE`, which is made once if the lake is a folder.
 
     Raises:
-        SettingError: the key, its file or a share is wrong.
+        SettingError: the key, its file or a share is wrong; or there is no key, and the lake is in a bucket.
     """
     given = settings.split_key.get_secret_value() if settings.split_key is not None else None
     path = Path(settings.split_key_file)
     try:
-        key = bytes.fromhex(given if given is not None else _kept(path))
+        key = bytes.fromhex(given if given is not None else _kept(path, alone="://" not in settings.lake))
     except ValueError as error:
         where = "BLYAN_SPLIT_KEY" if given is not None else str(path)
         raise SettingError("the key is not hex", where=where, remedy=f"give {2 * KEY_BYTES} hex digits: openssl rand -hex {KEY_BYTES}") from error
@@ -103,9 +103,19 @@ def split_rule(settings: Settings) -> SplitRule:
     return SplitRule(key, settings.split_validation_share, settings.split_hidden_share)
 
 
-def _kept(path: Path) -> str:
-    """The key in the file; a random one where there is no file. Of two processes that make one, both get the one that was first."""
+def _kept(path: Path, *, alone: bool) -> str:
+    """The key in the file; a random one where there is no file, and the lake is of this machine alone.
+
+    Of two processes that make one, both get the one that was first.
+    """
     if not path.exists():
+        if not alone:
+            # A pod would make one, train with it, and take it to its grave.
+            raise SettingError(
+                f"there is no split key, and no {path}",
+                where="BLYAN_SPLIT_KEY",
+                remedy=f"a lake in a bucket needs one: openssl rand -hex {KEY_BYTES}",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

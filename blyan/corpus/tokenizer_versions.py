@@ -160,7 +160,14 @@ def _recorded(lake: Lake, newest: TokenizerVersion | None, made: TokenizerVersio
         major, minor = (newest.major, newest.minor + 1) if change == "minor" else (newest.major + 1, 0)
     size = Tokenizer(definition).size
     made = replace(made, version=f"{major}.{minor}", major=major, minor=minor, tokenizer_sha256=lake.put_blob(definition), vocabulary_size=size)
-    lake.append(TOKENIZER, pa.Table.from_pylist([asdict(made)], TOKENIZER.arrow_schema()), logical_key=["version"])
+    try:
+        lake.append(TOKENIZER, pa.Table.from_pylist([asdict(made)], TOKENIZER.arrow_schema()), logical_key=["version"])
+    except PermanentError:
+        # Who trained meanwhile may have been first with this number; the next one is tried, if so.
+        first = versions(lake)[-1:]
+        if not first or first[0] == newest:
+            raise
+        return _recorded(lake, first[0], made, definition)
     return made
 
 

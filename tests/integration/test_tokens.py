@@ -387,6 +387,22 @@ def test_a_minor_change_takes_the_place_of_the_same_tokens(lake: Lake) -> None:
         add_control_tokens(lake, ["<| call |>"])
 
 
+@pytest.mark.parametrize(("first", "found"), [(RULE, ["1.0", "2.0", "3.0"]), (SplitRule(b"\x09" * 32, 0.1, 0.1), ["1.0", "2.0"])])
+def test_of_two_that_train_at_once_both_are_recorded_and_the_same_one_once(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, first: SplitRule, found: list[str]
+) -> None:
+    append, ours, size = Lake.append, SplitRule(b"\x09" * 32, 0.1, 0.1), 1_400
+
+    def late(self: Lake, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Lake, "append", append)
+        train_version(lake, REGISTRY, first, size=size, cap=CAP)
+        return append(self, *arguments, **options)
+
+    monkeypatch.setattr(Lake, "append", late)
+    assert train_version(lake, REGISTRY, ours, size=size, cap=CAP) == versions(lake)[-1]
+    assert [each.version for each in versions(lake)] == found
+
+
 def test_another_key_is_refused_until_another_tokenizer_is_trained_with_it(lake: Lake) -> None:
     other = SplitRule(b"\x09" * 32, RULE.validation, RULE.hidden)
     for attempt in (lambda: write(lake, RANGES[0], rule=other), lambda: check_tokens(lake, RANGES[0], version_of(lake), other)):

@@ -81,6 +81,16 @@ def test_a_key_is_made_once_and_kept_for_its_owner_alone(tmp_path: Path) -> None
     assert not (tmp_path / "unused").exists()
 
 
+def test_a_lake_in_a_bucket_makes_no_key_of_its_own(tmp_path: Path) -> None:
+    """Every machine would make another, and the next range would be refused."""
+    file = tmp_path / "key"
+    with pytest.raises(SettingError, match="BLYAN_SPLIT_KEY"):
+        split_rule(load_settings(lake="s3://bucket/lake", split_key_file=str(file)))
+    assert not file.exists()
+    file.write_text("ab" * 32)
+    assert split_rule(load_settings(lake="s3://bucket/lake", split_key_file=str(file))).key == b"\xab" * 32
+
+
 def _key_of(path: str) -> bytes:
     return split_rule(load_settings(split_key_file=path)).key
 
