@@ -308,7 +308,7 @@ class Lake:
 
     # Blobs and facts
 
-    def put_blob(self, data: bytes) -> str:
+    def put_blob(self, data: bytes | memoryview) -> str:
         """Store bytes under their SHA-256 (hex), which is returned. The same bytes again cost one look-up."""
         digest = hashlib.sha256(data).hexdigest()
         if self._store.size(_blob_name(digest)) != len(data):

@@ -5,7 +5,7 @@ Belongs here: where texts may be cut. Does not belong here: tokens.
 The pattern that cuts text for a tokenizer (`blyan.corpus.tokenizer`) looks ahead and never back, so at any place where a match must end,
 what comes after is encoded as if nothing came before. Two such places can be told without the pattern: before a line feed, which
 only begins a match; and around a number that a space comes before, since a digit is always a match of its own and so is the
-point between two. What is left between lines and numbers is words that repeat: in mainnet's documents one piece in 20 is new.
+point between two. What is left between lines and numbers is words that repeat: of mainnet's documents one such piece in 30 is new.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from blyan.solana.columns import Ints
 
 FORMAT = "blyan token shard 1"
 
-SHARD_TOKENS = 1 << 26
-"""Most tokens of a shard, 128 MiB: few files, and what is in memory while one is made. One document alone may have more."""
+SHARD_TOKENS = 1 << 25
+"""Most tokens of a shard, 64 MiB: few files, and three times that in memory while one is made. One document alone may have more."""
 
 SCHEMA = pa.schema(
     [

@@ -67,7 +67,7 @@ _REST = (
     r" ?@",
     r"\s",
 )
-_NUMBER_IN_NAME = re.compile(r"Ġ[0-9]|^[0-9].")
+_NUMBER_IN_NAME = re.compile(r"Ġ[0-9]|^[0-9].|^\.[0-9]")
 _WORD_ENDS = r"(?![A-Za-z0-9_])"
 _PLAIN_WORD = re.compile(r"[A-Za-z]+")
 _NAME = re.compile(r"[!-?A-~]([ -?A-~]*[!-?A-~])?")
@@ -113,7 +113,7 @@ class Tokenizer:
         if [self._vocabulary.get(name) for name in CONTROL] != [0, 1] or not np.array_equal(np.sort(ids), np.arange(len(ids))):
             raise _no_tokenizer(self.sha256, "its ids are not those of a vocabulary that was trained here")
         self._byte_tokens = np.array([self._vocabulary[character] for character in _BYTES], np.uint16)
-        # Texts may be cut into pieces under the pattern of this module alone, and around numbers where no token goes on after " 1" or "1".
+        # Texts may be cut into pieces under the pattern of this module alone, and around numbers where no token has one after a space, or begins with one.
         pattern = json.loads(definition)["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         self._cuts = pattern.endswith("|".join(["", _ALIAS, *_REST]))
         self._cuts_numbers = not any(_NUMBER_IN_NAME.search(token) for token in self._vocabulary)

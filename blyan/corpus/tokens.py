@@ -243,7 +243,7 @@ class _Builder:
             {
                 **self.about,
                 "part": len(self.rows),
-                "shard_sha256": self.lake.put_blob(written.data.to_pybytes()),
+                "shard_sha256": self.lake.put_blob(memoryview(written.data)),
                 "shard_bytes": written.data.size,
                 "tokens_at": written.tokens_at,
                 "tokens": len(shard.tokens),

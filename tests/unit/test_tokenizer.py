@@ -133,10 +133,16 @@ def test_the_comparison_above_would_notice_a_cut_in_a_wrong_place() -> None:
 
 def test_names_with_numbers_apart_are_not_cut() -> None:
     """A registry may name a mint `Token 2 Go`: the number is then part of the name."""
-    definition = train(TRAINED, [*NAMES, "Token 2 Go", "Level 9"], size=2_048)
-    texts = ["@0 sent 5 Token 2 Go to @1", "Level 9", "Level 95", "paid 3 of Level 9.5", "Token 2 Gone"]
-    assert encoded(Tokenizer(definition), texts) == stock(definition, texts)
-    assert "ĠTokenĠ2ĠGo" in Tokenizer(definition).tokens_of(texts[0])
+    for name, texts in {
+        "Token 2 Go": ["@0 sent 5 Token 2 Go to @1", "Token 2 Gone", "2 Token 2 Go 2"],
+        "Level 9": ["Level 9", "Level 95", "paid 3 of Level 9.5"],
+        "2Z": ["to 2Z", "2Z", " 12Z", " 1.2Z"],
+        ".5x": [" 3.5x", " 3.5", ".5x", " 3.5x5"],
+        "7": [" 7", " 77", "7"],
+    }.items():
+        definition = train(TRAINED, [*NAMES, name], size=2_048)
+        assert encoded(Tokenizer(definition), texts) == stock(definition, texts), name
+        assert spelled(name) in {token.removeprefix("Ġ") for token in Tokenizer(definition).tokens_of(texts[0])}, name
 
 
 def test_a_definition_with_another_pattern_is_encoded_whole() -> None:
