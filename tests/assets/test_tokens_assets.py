@@ -13,14 +13,28 @@ from blyan.corpus.token_stream import TokenStream
 from blyan.corpus.tokenizer_versions import version_of, versions
 from blyan.corpus.tokens import shards_of, write_tokens
 from blyan.lake import Lake
-from blyan.schemas import TOKENS
+from blyan.schemas import DOCUMENTS, SUMMARIES, TOKENIZER, TOKENS
 from blyan.settings import Settings
 from blyan.solana.slots import SlotRange
 from blyan_assets.build import build_defs
+from blyan_assets.checks import asset_key
 from blyan_assets.tokens import CHECKS
 from tests.assets.conftest import QUIET, Run
 
 FIRST, SECOND = "000000000000", "000000000008"
+TEXT = [asset_key(table) for table in (DOCUMENTS, SUMMARIES)]
+MADE = [*TEXT, asset_key(TOKENIZER), asset_key(TOKENS)]
+
+
+@pytest.fixture
+def build(settings: Settings, instance: dg.DagsterInstance) -> Any:
+    """Run `build_corpus` for a range, without its embeddings."""
+    job = build_defs(settings=settings, with_marts=False).resolve_job_def("build_corpus")
+
+    def run_job(key: str, selection: list[dg.AssetKey] = MADE) -> dg.ExecuteInProcessResult:
+        return job.execute_in_process(instance=instance, partition_key=key, asset_selection=selection, run_config=QUIET, raise_on_error=False)
+
+    return run_job
 
 
 @pytest.fixture
@@ -39,9 +53,11 @@ def value(event: Any, name: str) -> Any:
     return event.metadata[name].value
 
 
-def test_the_corpus_of_a_first_range_trains_a_tokenizer_and_makes_its_tokens(run: Run, train: Any, lake: Lake, settings: Settings) -> None:
+def test_the_corpus_of_a_first_range_trains_a_tokenizer_and_makes_its_tokens(
+    run: Run, build: Any, train: Any, lake: Lake, settings: Settings
+) -> None:
     assert run("ingest_range", FIRST).success
-    result = run("build_corpus", FIRST)
+    result = build(FIRST)
     assert result.success
     tokenizer, tokens = made(result)["tokenizer"], made(result)["tokens"]
     version = version_of(lake)
@@ -61,7 +77,7 @@ def test_the_corpus_of_a_first_range_trains_a_tokenizer_and_makes_its_tokens(run
 
     # Another range is no reason for another tokenizer; being asked is.
     assert run("ingest_range", SECOND).success
-    result = run("build_corpus", SECOND)
+    result = build(SECOND)
     assert result.success
     assert value(made(result)["tokenizer"], "new") is False
     assert made(result)["tokenizer"].tags["dagster/data_version"] == tokenizer.tags["dagster/data_version"]
@@ -72,7 +88,7 @@ def test_the_corpus_of_a_first_range_trains_a_tokenizer_and_makes_its_tokens(run
     assert {row["tokenizer"] for row in shards_of(lake)} == {"1.0"}
 
 
-def test_shards_that_are_not_what_they_should_be_fail_the_blocking_checks(run: Run, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_that_are_not_what_they_should_be_fail_the_blocking_checks(run: Run, build: Any, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the four checks, by a count and a split that are written wrong."""
     assert run("ingest_range", FIRST).success
 
@@ -84,7 +100,7 @@ def test_shards_that_are_not_what_they_should_be_fail_the_blocking_checks(run: R
         return result
 
     monkeypatch.setattr("blyan_assets.tokens.write_tokens", harmed)
-    result = run("build_corpus", FIRST)
+    result = build(FIRST)
     evaluated = {check.check_name: check.passed for check in result.get_asset_check_evaluations() if check.asset_key.path[-1] == "tokens"}
     assert {name for name, passed in evaluated.items() if not passed} == {"every_document_accounted_for", "no_family_in_two_splits"}
     assert evaluated.keys() == {"schema", *CHECKS}
@@ -97,18 +113,14 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return str(event.step_failure_data.error)
 
 
-def test_without_documents_nothing_is_trained_and_another_key_is_refused(run: Run, train: Any, lake: Lake, settings: Settings) -> None:
+def test_without_documents_nothing_is_trained_and_another_key_is_refused(run: Run, build: Any, train: Any, lake: Lake, settings: Settings) -> None:
     assert "build_corpus" in failure(train())
     assert run("ingest_range", FIRST).success
-    assert run("build_corpus", FIRST).success
+    assert build(FIRST).success
     Path(settings.split_key_file).write_text("ab" * 32)
-    assert "BLYAN_SPLIT_KEY" in failure(run("build_corpus", FIRST))
+    assert "BLYAN_SPLIT_KEY" in failure(build(FIRST))
 
 
-def test_tokens_asked_for_before_there_is_a_tokenizer_say_what_to_do(run: Run, instance: dg.DagsterInstance, settings: Settings) -> None:
+def test_tokens_asked_for_before_there_is_a_tokenizer_say_what_to_do(run: Run, build: Any) -> None:
     assert run("ingest_range", FIRST).success
-    definitions = build_defs(settings=settings, with_marts=False)
-    job = definitions.resolve_implicit_global_asset_job_def()
-    selected = [dg.AssetKey(["corpus", "documents"]), dg.AssetKey(["corpus", "summaries"]), dg.AssetKey(["corpus", "tokens"])]
-    result = job.execute_in_process(instance=instance, partition_key=FIRST, run_config=QUIET, raise_on_error=False, asset_selection=selected)
-    assert "train_tokenizer" in failure(result)
+    assert "train_tokenizer" in failure(build(FIRST, [*TEXT, asset_key(TOKENS)]))

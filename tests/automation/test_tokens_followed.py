@@ -83,5 +83,5 @@ def test_a_whole_corpus_leaves_nothing_to_follow(harness: Harness) -> None:
     harness.tick()
     for key in (FIRST, SECOND):
         harness.run("ingest_range", key)
-        harness.run("build_corpus", key)
+        harness.run("build_corpus", key, DOCUMENTS_KEY, asset_key(SUMMARIES), TOKENIZER_KEY, TOKENS_KEY)
         assert [harness.tick(), harness.tick()] == [set(), set()]
