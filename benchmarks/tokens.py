@@ -38,7 +38,7 @@ from blyan.corpus.tokenizer import Tokenizer, own_names, text_bytes, train
 
 BLOCKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "solana" / "blocks"
 DEFAULT = ("110130000-json-", "254170887-", "270893658-", "285000037-", "332254855-", "343158827-", "380876342-")
-SIZES = (1_344, 1_536, 2_048, 3_072, 4_096, 8_192, 16_384)
+SIZES = (1_792, 2_048, 3_072, 4_096, 8_192, 16_384)
 DEFAULT_SIZE = 8_192
 RULE = SplitRule(bytes(32), 0.2, 0.0)
 FOLDS = [SplitRule(bytes([number]) * 32, 0.2, 0.0) for number in range(5)]

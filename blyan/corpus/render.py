@@ -45,7 +45,7 @@ from blyan.corpus.untrusted import flags_of, quote
 from blyan.solana import base58
 from blyan.solana.columns import Ints, Mask, coded, flags, interleave, lists, mask_of, offsets_of, ragged, repeat_index, strings, take
 
-RENDERER = "2"
+RENDERER = "3"
 """Raise it when the same rows would give other text or labels."""
 
 _VALUE = 1 << 40

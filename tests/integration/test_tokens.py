@@ -391,7 +391,7 @@ def test_a_minor_change_takes_the_place_of_the_same_tokens(lake: Lake) -> None:
 def test_of_two_that_train_at_once_both_are_recorded_and_the_same_one_once(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, first: SplitRule, found: list[str]
 ) -> None:
-    append, ours, size = Lake.append, SplitRule(b"\x09" * 32, 0.1, 0.1), 1_400
+    append, ours, size = Lake.append, SplitRule(b"\x09" * 32, 0.1, 0.1), 1_750
 
     def late(self: Lake, *arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(Lake, "append", append)

@@ -104,6 +104,6 @@ def test_near_duplicates_do_not_straddle_a_split(documents):
     by_signature = near(rows, [row["tx_signature"] for row in rows])
     assert by_family[1] == 0
     assert by_family[0] < 0.3
-    assert by_template[1] > 0.1
+    assert by_template[1] > 0
     assert by_signature[1] > 0.5
     assert by_family[0] < by_template[0] < by_signature[0]
