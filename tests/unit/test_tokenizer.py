@@ -51,7 +51,7 @@ def documents(seed: int, count: int) -> list[str]:
 
 
 TRAINED = documents(1, 400)
-DEFINITION = train(TRAINED, NAMES, size=2_048)
+DEFINITION = train(TRAINED, NAMES, size=4_096)
 TOKENIZER = Tokenizer(DEFINITION)
 
 
@@ -140,7 +140,7 @@ def test_names_with_numbers_apart_are_not_cut() -> None:
         ".5x": [" 3.5x", " 3.5", ".5x", " 3.5x5"],
         "7": [" 7", " 77", "7"],
     }.items():
-        definition = train(TRAINED, [*NAMES, name], size=2_048)
+        definition = train(TRAINED, [*NAMES, name], size=4_096)
         assert encoded(Tokenizer(definition), texts) == stock(definition, texts), name
         assert spelled(name) in {token.removeprefix("Ġ") for token in Tokenizer(definition).tokens_of(texts[0])}, name
 
@@ -182,7 +182,7 @@ def test_control_tokens_come_first_and_are_written_as_no_text_is() -> None:
     assert (TOKENIZER.end, TOKENIZER.pad) == (0, 1)
     assert TOKENIZER.decode(np.array([0, 1, 0])) == ""
     assert json.loads(DEFINITION)["added_tokens"] == [], "an added token would be found in text"
-    assert len(vocabulary) == TOKENIZER.size <= 2_048
+    assert len(vocabulary) == TOKENIZER.size <= 4_096
 
 
 def test_a_control_token_that_text_can_become_is_why_they_have_a_space() -> None:
@@ -198,11 +198,11 @@ def test_a_control_token_that_text_can_become_is_why_they_have_a_space() -> None
 def test_training_does_not_depend_on_order_or_threads(tmp_path: Path) -> None:
     shuffled = TRAINED[:]
     random.Random(3).shuffle(shuffled)
-    assert train(iter(shuffled), NAMES[::-1], size=2_048) == DEFINITION
+    assert train(iter(shuffled), NAMES[::-1], size=4_096) == DEFINITION
     (tmp_path / "texts.json").write_text(json.dumps(TRAINED[::-1]))
     code = (
         "import hashlib, json, sys; from blyan.corpus.registry import load_registry; from blyan.corpus.tokenizer import own_names, train;"
-        "print(hashlib.sha256(train(json.load(open(sys.argv[1])), own_names(load_registry()), size=2048)).hexdigest())"
+        "print(hashlib.sha256(train(json.load(open(sys.argv[1])), own_names(load_registry()), size=4096)).hexdigest())"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAYON_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "texts.json")], env=environment, capture_output=True, text=True, check=True)
@@ -210,10 +210,10 @@ def test_training_does_not_depend_on_order_or_threads(tmp_path: Path) -> None:
 
 
 def test_other_documents_train_other_bytes() -> None:
-    assert train(documents(9, 400), NAMES, size=2_048) != DEFINITION
+    assert train(documents(9, 400), NAMES, size=4_096) != DEFINITION
 
 
-@pytest.mark.parametrize(("size", "names"), [(300, NAMES), (65_537, NAMES), (2_048, ["@7"]), (2_048, ["é"]), (2_048, [" x"]), (2_048, [""])])
+@pytest.mark.parametrize(("size", "names"), [(300, NAMES), (65_537, NAMES), (4_096, ["@7"]), (4_096, ["é"]), (4_096, [" x"]), (4_096, [""])])
 def test_what_cannot_be_trained_is_refused(size: int, names: list[str]) -> None:
     with pytest.raises(PermanentError):
         train(TRAINED, names, size=size)
@@ -252,8 +252,8 @@ def test_any_other_change_is_major_because_some_text_has_other_tokens() -> None:
     for other in (
         changed(merges=value["merges"][1:]),
         changed(ignore_merges=False),
-        train(TRAINED, [*NAMES, "Zzz Zzz"], size=2_048),
-        train(TRAINED, NAMES, size=2_000),
+        train(TRAINED, [*NAMES, "Zzz Zzz"], size=4_096),
+        train(TRAINED, NAMES, size=1_900),
         changed(vocab={token: len(value["vocab"]) - 1 - number for token, number in value["vocab"].items()}),
     ):
         assert change_between(DEFINITION, other) == "major"
