@@ -28,7 +28,7 @@ def data_dictionary() -> str:
         "",
         "Columns marked ● have the name and meaning of the public BigQuery dataset `crypto_solana_mainnet_us`; where the name there",
         "differs, it is given. Lamports and token amounts are `decimal(20, 0)`: exact for every u64. Absent is null, never zero. Every",
-        "table has the partition column `slot_range`, the zero-padded first slot of its range.",
+        "table but `corpus/tokenizer` has the partition column `slot_range`, the zero-padded first slot of its range.",
         "",
     ]
     for table in [*TABLES.values(), *CORPUS, *VIEWS.values()]:

@@ -25,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -312,7 +313,7 @@ class Lake:
 
     # Blobs and facts
 
-    def put_blob(self, data: bytes) -> str:
+    def put_blob(self, data: bytes | memoryview) -> str:
         """Store bytes under their SHA-256 (hex), which is returned. The same bytes again cost one look-up."""
         digest = hashlib.sha256(data).hexdigest()
         if self._store.size(_blob_name(digest)) != len(data):
@@ -332,6 +333,25 @@ class Lake:
             where = self._store.uri(_blob_name(digest))
             raise PermanentError(f"the bytes of the blob have SHA-256 {found}", where=where, remedy="the store damaged it: restore it from a backup")
         return data
+
+    def blob_path(self, digest: str, cache: Path) -> Path:
+        """A local file with the bytes of a blob, to be mapped into memory: the blob itself where the lake is a folder, else a copy in `cache`.
+
+        The bytes are digested as they are copied, and not where the lake is a folder: `get_blob` does that.
+
+        Raises:
+            MissingObjectError: there is no such blob.
+            PermanentError: the stored bytes have another SHA-256.
+        """
+        if self._store.is_local:
+            if not self.has_blob(digest):
+                where = self._store.uri(_blob_name(digest))
+                raise MissingObjectError("there is no such blob", where=where, remedy="make again what names it, or restore it from a backup")
+            return Path(self._store.path(_blob_name(digest)))
+        copies = Store(str(cache), {})
+        if copies.size(_blob_name(digest)) is None:
+            copies.put(_blob_name(digest), self.get_blob(digest))
+        return Path(copies.path(_blob_name(digest)))
 
     def has_blob(self, digest: str) -> bool:
         """Whether a blob with this SHA-256 is stored."""

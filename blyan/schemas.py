@@ -371,6 +371,12 @@ DOCUMENTS = Table(
             nullable=False,
         ),
         _column(
+            "family_key",
+            TEXT,
+            "Digest of the masked text's distinct lines without the first, with aliases and all numbers masked: near-duplicates share it.",
+            nullable=False,
+        ),
+        _column(
             "kind",
             TEXT,
             "What the transaction is, such as `swap` or `token_transfer`. A failed one is of the kind that it tried to be.",
@@ -441,6 +447,69 @@ EMBEDDINGS = Table(
     uncompressed=("vector",),
 )
 
+TOKENIZER = Table(
+    "corpus/tokenizer",
+    "One row per version of the tokenizer. It is a log: a version stays as it was.",
+    (
+        _column(
+            "version",
+            TEXT,
+            "`MAJOR.MINOR`. MAJOR is raised where a text would have other tokens, MINOR where there are only more control tokens.",
+            nullable=False,
+        ),
+        _column("major", COUNT, "Tokens of two MAJORs do not belong together.", nullable=False),
+        _column("minor", COUNT, "From 0.", nullable=False),
+        _column("tokenizer_sha256", TEXT, "SHA-256 of its `tokenizer.json`, which is a blob of the lake.", nullable=False),
+        _column("vocabulary_size", COUNT, "Tokens it has.", nullable=False),
+        _column("renderer", TEXT, "Version of the words of the documents that it was trained on.", nullable=False),
+        _column("registry_sha256", TEXT, "Digest of the registry whose names have tokens of their own.", nullable=False),
+        _column("split_rule", TEXT, "Fingerprint of the split key and the shares; only documents of the split `train` were read.", nullable=False),
+        _column("template_cap", COUNT, "Most documents of one template and range that were read.", nullable=False),
+        _column(
+            "trained_on", _list_of(slot_range=TEXT, documents_sha256=TEXT), "The ranges, with the digest of the documents of each.", nullable=False
+        ),
+        _column("documents", COUNT, "Documents that were read.", nullable=False),
+        _column("text_bytes", COUNT, "Bytes of their text, UTF-8.", nullable=False),
+    ),
+    ("major", "minor"),
+    partition_by=(),
+)
+
+TOKENS = Table(
+    "corpus/tokens",
+    "One row per token shard: documents of one split of a range as tokens, in a file that is a blob of the lake. Format: docs/token-shards.md.",
+    (
+        _column("first_slot", COUNT, "First slot of the range.", nullable=False),
+        _column("last_slot", COUNT, "Last slot of the range.", nullable=False),
+        _column("tokenizer_major", COUNT, "MAJOR of the tokenizer; those of older ones stay beside the newest.", nullable=False),
+        _column("tokenizer", TEXT, "Version of the tokenizer, as `tokenizer.version`.", nullable=False),
+        _column("tokenizer_sha256", TEXT, "SHA-256 of its `tokenizer.json`.", nullable=False),
+        _column("split", TEXT, "`train`, `validation` or `hidden`, by a keyed hash of the family key.", nullable=False),
+        _column("split_rule", TEXT, "Fingerprint of the split key and the shares.", nullable=False),
+        _column("part", COUNT, "Number of the shard in its split, from 0.", nullable=False),
+        _column("shard_sha256", TEXT, "SHA-256 of the file.", nullable=False),
+        _column("shard_bytes", COUNT, "Size of the file.", nullable=False),
+        _column("tokens_at", COUNT, "Byte of the file at which the tokens begin, 16-bit and little-endian.", nullable=False),
+        _column("tokens", COUNT, "How many there are, one that ends each document included.", nullable=False),
+        _column(
+            "offsets_at", COUNT, "Byte at which the documents' offsets begin: one more than documents, 64-bit and little-endian.", nullable=False
+        ),
+        _column("documents", COUNT, "Documents in the shard.", nullable=False),
+        _column("votes", COUNT, "Votes among them.", nullable=False),
+        _column("text_bytes", COUNT, "Bytes of their text, UTF-8.", nullable=False),
+        _column(
+            "templates",
+            COUNT,
+            "Templates of the split that first occur before the next shard begins, and not before this one does.",
+            nullable=False,
+        ),
+        _column("capped_documents", COUNT, "Documents of the split that the cap left out, likewise.", nullable=False),
+        _column("template_cap", COUNT, "Most documents of one template.", nullable=False),
+        _column("documents_sha256", TEXT, "Digest of the range's documents that it was made from.", nullable=False),
+    ),
+    ("first_slot", "tokenizer_major", "split", "part"),
+)
+
 NORMALISED = (BLOCKS, TRANSACTIONS, INSTRUCTIONS, TOKEN_TRANSFERS, BALANCE_CHANGES, BLOCK_REWARDS)
 """The six tables that one pass over the raw blocks makes."""
 
@@ -496,7 +565,7 @@ TABLES = {table.name: table for table in (RAW_BLOCKS, *NORMALISED, COMPLETENESS,
 TEXTS = (DOCUMENTS, SUMMARIES)
 """The tables of text that are made from the normalised ones."""
 
-CORPUS = (*TEXTS, EMBEDDINGS, SAMPLES)
+CORPUS = (*TEXTS, EMBEDDINGS, SAMPLES, TOKENIZER, TOKENS)
 """The tables that are made from the normalised ones for models and search."""
 
 VIEWS = {view.name: view for view in (SLOT_STATUS,)}

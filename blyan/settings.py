@@ -90,6 +90,19 @@ class Settings(BaseSettings):
     corpus_samples_per_family: int = Field(
         20, ge=1, le=10_000, description="Instruction-tuning samples of one family of questions that a range gets, at most."
     )
+    corpus_template_cap: int = Field(
+        64, ge=1, description="Most documents of one template (equal but for masked values) of a range that become tokens, spread evenly over it."
+    )
+    tokenizer_vocabulary: int = Field(8_192, ge=1, le=65_536, description="Most tokens that a tokenizer which is trained may have.")
+    split_key: SecretStr | None = Field(
+        None, description="64 hex digits that decide which family of near-duplicates is in which split. Unset: those in BLYAN_SPLIT_KEY_FILE."
+    )
+    split_key_file: str = Field(
+        ".blyan/split.key",
+        description="File of the key where BLYAN_SPLIT_KEY gives none; made with a random one if there is none and the lake is a folder. Keep it: it cannot be told from the lake.",
+    )
+    split_validation_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept for validation.")
+    split_hidden_share: float = Field(0.01, ge=0, lt=1, description="Share of the families of documents that is kept hidden.")
 
     embedder: Literal["minilm-int8", "minilm-fp32", "sentence-transformers", "endpoint"] = Field(
         "minilm-int8",
@@ -103,7 +116,9 @@ class Settings(BaseSettings):
     embedding_batch: int = Field(64, gt=0, le=2_048, description="Texts in one request to it.")
     embedding_concurrency: int = Field(4, gt=0, le=64, description="Requests to it in flight at once.")
 
-    workers: int = Field(0, ge=0, description="Processes that normalise a large range, and threads that embed texts; 0 means one per core.")
+    workers: int = Field(
+        0, ge=0, description="Processes that normalise a large range, and threads that embed texts and make tokens; 0 means one per core."
+    )
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 
     run_retention_days: int = Field(

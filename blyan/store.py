@@ -154,7 +154,7 @@ class Store:
         with errors_of(self.uri(name)), self.open(name) as file:
             return bytes(file.read())
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Write a whole object, atomically: readers see all of it or none of it.
 
         Raises:

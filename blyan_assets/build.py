@@ -23,6 +23,7 @@ from blyan_assets.retention import daily_retention, forget_runs
 from blyan_assets.samples import samples_assets
 from blyan_assets.search import search_assets
 from blyan_assets.solana import solana_assets
+from blyan_assets.tokens import TOKENIZER_KEY, tokens_assets
 from blyan_sensors.invalidation import invalidation
 from blyan_sensors.landing import landing_sensor
 from blyan_sensors.repairs import repairs
@@ -40,7 +41,7 @@ TEXT = dg.AssetSelection.assets(*(asset_key(table) for table in TEXTS))
 """The assets that a run makes of the tables of a range."""
 
 CORPUS = dg.AssetSelection.key_prefixes("corpus")
-"""The assets of text."""
+"""The assets of text and tokens."""
 
 MARTS = dg.AssetSelection.key_prefixes("marts")
 """The assets made from all ranges at once."""
@@ -63,7 +64,14 @@ def build_defs(
         with_marts: whether to include the dbt marts, whose import takes three seconds more.
     """
     known = settings or load_settings()
-    tables: list[Any] = [*solana_assets(known), *corpus_assets(known), *embeddings_assets(known), *search_assets(known), *samples_assets(known)]
+    tables: list[Any] = [
+        *solana_assets(known),
+        *corpus_assets(known),
+        *embeddings_assets(known),
+        *search_assets(known),
+        *samples_assets(known),
+        *tokens_assets(known),
+    ]
     if with_marts:
         from blyan_assets.marts import marts_assets
 
@@ -79,10 +87,13 @@ def build_defs(
     build_corpus = dg.define_asset_job(
         "build_corpus",
         CORPUS,
-        description="One range as text: its documents and summaries from its tables, their embeddings, its part of the search index, and questions about them.",
+        description="One range as text: its documents and summaries from its tables, their embeddings, their part of the search index, questions about them, and tokens; a tokenizer where there is none.",
     )
     render_range = dg.define_asset_job("render_range", TEXT, description="One range as text: its documents and summaries from its tables.")
-    jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, compact_and_vacuum, forget_runs]
+    train_tokenizer = dg.define_asset_job(
+        "train_tokenizer", dg.AssetSelection.assets(TOKENIZER_KEY), description="The tokenizer again, on the documents that the lake has now."
+    )
+    jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, train_tokenizer, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan import schemas
-from blyan.corpus.activity import align, coded_text, plain, whole
+from blyan.corpus.activity import align, plain, whole
 from blyan.corpus.labels import label
 from blyan.corpus.registry import Registry
 from blyan.corpus.render import RENDERER, render
@@ -62,6 +62,7 @@ def documents_of(tables: Mapping[str, pa.Table], registry: Registry, *, vote_sha
         "text": rendered.text,
         "accounts": rendered.accounts,
         "structural_key": rendered.structural_key,
+        "family_key": rendered.family_key,
         "flags": rendered.flags,
     }
     names = schemas.DOCUMENTS.column_names
@@ -88,13 +89,3 @@ def _sampled(signatures: pa.ChunkedArray, share: float) -> Mask:
 def version(registry: Registry, *, vote_share: float) -> str:
     """What documents depend on besides their rows. Documents of two versions do not belong in one table."""
     return f"renderer {RENDERER}, registry {registry.digest[:16]}, votes {vote_share:g}"
-
-
-def template_ranks(structural_keys: pa.ChunkedArray | pa.Array) -> pa.Int64Array:
-    """For each document, how many before it have its structural key: those below n are at most n of each template."""
-    _, code_of = coded_text(structural_keys)
-    by = np.argsort(code_of, kind="stable")
-    fresh = np.flatnonzero(np.append(True, np.diff(code_of[by]) != 0)[: len(by)])
-    ranks = np.empty(len(by), np.int64)
-    ranks[by] = np.arange(len(by)) - np.repeat(fresh, np.diff(np.append(fresh, len(by))))
-    return pa.array(ranks)

@@ -38,19 +38,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.activity import Activity, Failure, coded_text, flat, integers, plain, whole
+from blyan.corpus.families import family_of
 from blyan.corpus.labels import KIND_RULES, Labels
 from blyan.corpus.registry import Registry
 from blyan.corpus.untrusted import flags_of, quote
 from blyan.solana import base58
 from blyan.solana.columns import Ints, Mask, coded, flags, interleave, lists, mask_of, offsets_of, ragged, repeat_index, strings, take
 
-RENDERER = "2"
+RENDERER = "3"
 """Raise it when the same rows would give other text or labels."""
 
 _VALUE = 1 << 40
 """Pieces: below zero an account (`~code`), from here on a value of `_Pieces.values`, between them a word."""
 
-_KIND_WORDS = {
+KIND_WORDS = {
     "vote": "Vote", "swap": "Swap", "liquidity": "Liquidity change", "exchange": "Exchange call", "nft": "NFT operation", "lending": "Lending operation",
     "stake": "Stake operation", "oracle": "Oracle update", "program": "Program call", "mint": "Token mint", "burn": "Token burn",
     "token_transfer": "Token transfer", "transfer": "SOL transfer", "token_account": "Token account operation", "deploy": "Program deployment",
@@ -67,6 +68,7 @@ class Rendered:
         accounts: the account of each alias.
         masked: the text with amounts and other values replaced by `#`.
         structural_key: 32 hex digits of the SHA-256 of the masked text.
+        family_key: likewise of its family, see `blyan.corpus.families`.
         flags: what is odd about text that anyone may write, by transaction.
     """
 
@@ -74,6 +76,7 @@ class Rendered:
     accounts: pa.ListArray
     masked: pa.StringArray
     structural_key: pa.DictionaryArray
+    family_key: pa.DictionaryArray
     flags: pa.ListArray
 
 
@@ -156,7 +159,7 @@ def render(activity: Activity, labels: Labels, registry: Registry) -> Rendered:
     pool = pa.concat_arrays([strings(list(pieces.words)), *pieces.values])
     masked = _gather(np.where(stream >= _VALUE, pieces.words["#"], stream), counts, pool)
     text = _gather(np.where(stream >= _VALUE, stream - _VALUE + len(pieces.words), stream), counts, pool)
-    return Rendered(text, accounts, masked, _keys_of(masked), odd)
+    return Rendered(text, accounts, masked, *_keys_of(masked), odd)
 
 
 def _gather(stream: Ints, counts: Ints, pool: pa.StringArray) -> pa.StringArray:
@@ -166,10 +169,17 @@ def _gather(stream: Ints, counts: Ints, pool: pa.StringArray) -> pa.StringArray:
     return pa.Array.from_buffers(pa.string(), len(counts), [None, pa.py_buffer(np.ascontiguousarray(offsets)), gathered.buffers()[2]])
 
 
-def _keys_of(masked: pa.StringArray) -> pa.DictionaryArray:
+def _keys_of(masked: pa.StringArray) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:
+    """Structural keys and family keys."""
     distinct = masked.dictionary_encode()
-    keys = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in distinct.dictionary.to_pylist()]
-    return pa.DictionaryArray.from_arrays(distinct.indices, strings(keys))
+    texts = distinct.dictionary.to_pylist()
+    keys = ([_digest(text) for text in texts], [_digest(family_of(text)) for text in texts])
+    structural, family = (pa.DictionaryArray.from_arrays(distinct.indices, strings(each)) for each in keys)
+    return structural, family
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _aliased(stream: Ints, counts: Ints, named: Ints, pool: pa.StringArray, pieces: _Pieces) -> tuple[Ints, pa.ListArray]:
@@ -237,7 +247,7 @@ def _outcome_lines(pieces: _Pieces, labels: Labels) -> None:
     activity = pieces.activity
     rows = activity.transactions
     every = np.arange(len(activity))
-    kinds = pieces.words_of([_KIND_WORDS[rule.kind] for rule in KIND_RULES])
+    kinds = pieces.words_of([KIND_WORDS[rule.kind] for rule in KIND_RULES])
     outcomes, outcome_of = coded_text(rows["status"])
     words = pieces.words_of(
         [{"Success": " succeeded", "Fail": " failed"}[text] for text in outcomes.to_pylist()] + [" was recorded without its outcome"]

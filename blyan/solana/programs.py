@@ -753,6 +753,23 @@ _BY_TAG: dict[str, tuple[str, int, dict[int, Layout]]] = {
 """Programs whose instructions a tag tells apart: name, bytes of the tag, layouts."""
 
 
+_TOLD_APART = (
+    *("initialize", "setLockup", "getMinimumDelegation", "vote", "voteSwitch"),
+    *(name + switch for name, _, _ in _TOWER_TYPES.values() for switch in ("", "switch")),
+    *("setAuthority", "withdrawWithheldTokensFromAccounts", "extendLookupTable", "close", "extendProgram"),
+)
+"""Names of the instructions that functions decode, not layouts."""
+
+
+def instruction_names() -> frozenset[str]:
+    """Every name that `decode` gives an instruction."""
+    tables: tuple[dict[Any, Layout], ...] = (
+        *(_SYSTEM, _STAKE, _VOTE, _TOKEN, _TOKEN_EXTENSIONS, _TOKEN_METADATA),
+        *(_ASSOCIATED_TOKEN, _COMPUTE_BUDGET, _LOOKUP_TABLE, _LOADER, _UPGRADEABLE_LOADER),
+    )
+    return frozenset(layout.name for table in tables for layout in table.values()).union(_TOLD_APART)
+
+
 @cache
 def shape_of(program_id: str, tag: bytes, account_count: int) -> Shape | None:
     """The shape of instructions of a program that begin with these bytes, or None where each must be decoded alone.

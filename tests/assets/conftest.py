@@ -34,7 +34,12 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 def settings(tmp_path: Path) -> Settings:
     """Three ranges of eight slots, four transactions each."""
     return load_settings(
-        lake=str(tmp_path / "lake"), horizon_slot=24, slots_per_range=8, embedded_transactions_per_slot=4, corpus_samples_per_family=1
+        lake=str(tmp_path / "lake"),
+        split_key_file=str(tmp_path / "split.key"),
+        horizon_slot=24,
+        slots_per_range=8,
+        embedded_transactions_per_slot=4,
+        corpus_samples_per_family=1,
     )
 
 

@@ -11,9 +11,10 @@ from documents_page import PAGE, page
 from recorded_files import manifest
 
 from blyan import schemas
-from blyan.corpus.documents import documents_of, template_ranks
+from blyan.corpus.documents import documents_of
 from blyan.corpus.labels import KIND_RULES
 from blyan.corpus.registry import load_registry
+from blyan.corpus.templates import Cap, Templates
 from blyan.solana.normalise import NATIVE_MINT
 
 pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
@@ -129,10 +130,11 @@ def test_a_cap_per_template_takes_the_near_duplicates_out(documents):
     every, capped = [], []
     for start in BLOCKS[1:]:
         rows = documents(start)
-        ranks = template_ranks(rows["structural_key"]).to_pylist()
-        other = [row for row in zip(rows["text"].to_pylist(), ranks, rows["is_vote"].to_pylist(), strict=True) if not row[2]]
+        keys = rows["structural_key"].combine_chunks()
+        kept, _ = Cap(Templates([keys]), 1).choose(keys)
+        other = [row for row in zip(rows["text"].to_pylist(), kept.tolist(), rows["is_vote"].to_pylist(), strict=True) if not row[2]]
         every += [text for text, _, _ in other]
-        capped += [text for text, rank, _ in other if rank == 0]
+        capped += [text for text, is_kept, _ in other if is_kept]
     before, after = alike(every), alike(capped)
     assert before > 0.8
     assert len(capped) < 0.4 * len(every)

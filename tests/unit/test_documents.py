@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blyan import schemas
-from blyan.corpus.documents import documents_of, template_ranks, version
+from blyan.corpus.documents import documents_of, version
 from blyan.corpus.registry import load_registry
 from blyan.corpus.render import amounts
 from blyan.errors import PermanentError
@@ -350,11 +350,6 @@ def test_amounts_are_exact(rows):
         assert Decimal(text).scaleb(max(places, 0)) == value
         assert text == text.strip()
         assert not ("." in text and text.endswith("0"))
-
-
-def test_ranks_count_the_documents_of_a_template():
-    assert template_ranks(pa.array(["a", "b", "a", "a", "c", "b"])).to_pylist() == [0, 0, 1, 2, 0, 1]
-    assert template_ranks(pa.array([], pa.string())).to_pylist() == []
 
 
 def test_the_version_tells_registries_and_shares_apart(tmp_path):

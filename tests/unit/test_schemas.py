@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from blyan.schemas import CORPUS, LAMPORTS, NORMALISED, RANGE_COLUMN, TABLES, WIDE, Table
+from blyan.schemas import CORPUS, LAMPORTS, NORMALISED, RANGE_COLUMN, TABLES, TOKENIZER, WIDE, Table
 
 ALL = (*TABLES.values(), *CORPUS)
 EVERY = pytest.mark.parametrize("table", ALL, ids=lambda table: table.name)
@@ -20,7 +20,7 @@ def test_a_table_is_named_described_and_ordered(table: Table) -> None:
     assert table.prose.endswith(".")
     assert len(set(table.column_names)) == len(table.columns)
     assert set(table.key) <= set(table.column_names)
-    assert table.partition_by == (RANGE_COLUMN,)
+    assert table.partition_by == (() if table == TOKENIZER else (RANGE_COLUMN,))
     assert not {RANGE_COLUMN} & set(table.column_names)
 
 
@@ -46,9 +46,9 @@ def _inner(kind: pa.DataType) -> list[pa.DataType]:
 
 @EVERY
 def test_the_delta_schema_is_the_rows_and_then_the_partition(table: Table) -> None:
-    assert table.delta_schema().names == [*table.column_names, RANGE_COLUMN]
+    assert table.delta_schema().names == [*table.column_names, *table.partition_by]
     assert table.arrow_schema() == pa.schema([field for field in table.delta_schema() if field.name != RANGE_COLUMN])
-    assert not table.delta_schema().field(RANGE_COLUMN).nullable
+    assert not any(table.delta_schema().field(name).nullable for name in table.partition_by)
 
 
 def test_the_same_name_means_the_same_type_everywhere() -> None:
