@@ -81,6 +81,7 @@ def documents(number: int, seed: int, count: int) -> pa.Table:
                 "text": text,
                 "accounts": who,
                 "structural_key": hashlib.sha256(masked.encode()).hexdigest()[:32],
+                "family_key": hashlib.sha256(masked.encode()).hexdigest()[:32],
                 "kind": kind,
                 "status": "Fail" if failed else "Success",
                 "error_class": reason,

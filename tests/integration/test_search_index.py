@@ -11,7 +11,6 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -550,6 +549,19 @@ def test_what_lancedb_says_is_said_in_our_words():
         raise ValueError("This dataset cannot be read: unsupported feature flag 64")
 
 
-def test_the_index_is_a_table_that_any_reader_of_lance_opens(three):
+def test_lancedb_opens_the_index_as_tables_and_finds_the_same(three):
+    import lancedb
+
     index = open_index(three[0])
-    assert lance.dataset(index.documents.uri).count_rows("scope = 'transaction'") == 180
+    database = lancedb.connect(str(Path(index.documents.uri).parent))
+    documents, gists = (database.open_table(name) for name in ("documents", "gists"))
+    assert documents.count_rows("scope = 'transaction'") == 180
+    for kind in ("swap", "mint"):
+        condition = f"kind = '{kind}' and status = 'Fail'"
+        mine = index.documents.to_table(columns=["signature"], filter=condition)["signature"].to_pylist()
+        theirs = documents.search().where(condition).select(["signature"]).limit(1_000).to_arrow()["signature"].to_pylist()
+        assert sorted(theirs) == sorted(mine) != []
+    question = embed([QUESTIONS[0]])[0]
+    nearest = gists.search(question, vector_column_name="vector").distance_type("cosine").limit(1).to_arrow()
+    vectors = index.gists.to_table().column("vector").combine_chunks().flatten().to_numpy().reshape(-1, len(question))
+    assert 1 - nearest["_distance"][0].as_py() == pytest.approx(float((vectors @ question).max()), abs=1e-5)
