@@ -1,0 +1,614 @@
+"""What a query asks for, beside its words: labels, programs, tokens, amounts, accounts.
+
+Belongs here: reading a query. Does not belong here: finding and ranking (`blyan.query.search`), or the names of programs and tokens
+(`blyan.corpus.registry`), from which most of the vocabulary is made.
+
+It is a dictionary and a few patterns, no model: the same query always means the same, and `explain` says what was understood. A
+condition is a wish: documents that meet it come first, and all other words are searched for as ever. Only an account, a
+signature or a slot is exact, because nothing else can be meant by them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blyan.corpus.registry import Program, Registry
+from blyan.solana import base58
+
+Field = Literal["status", "kind", "program", "error", "account", "signature", "slot", "text", "gained", "lost", "sandwich", "scope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """What a document may be tested for. Any of the values will do.
+
+    `status`, `kind` and `scope` are the columns; `program` and `account` are accounts of the columns `programs` and `accounts`; `error`
+    is a part of `error_class` and `text` of `text`; `gained` and `lost` are symbols of what the fee payer received and gave; `slot` is a
+    number; `sandwich` has no value.
+    """
+
+    field: Field
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """The largest amount of a unit that a text tells of is between two bounds.
+
+    Attributes:
+        unit: `SOL` (wrapped or not), `USD` (any dollar token), the symbol of a token, `fee` in SOL, or `compute units`.
+        least, most: the bounds, in whole units; None for none.
+        strict: the bounds themselves are outside.
+    """
+
+    unit: str
+    least: Decimal | None
+    most: Decimal | None
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a document should be; any of the tests will do.
+
+    Attributes:
+        name: the condition in words, such as `status = Fail`.
+        tests: what shows it.
+        amount: or an amount that it should tell of.
+        words: words of documents that meet it, which full text is searched for besides the query's own.
+        weight: how much more a document counts that meets it. The ranks of text and vector together count less than 0.1.
+        exact: a document that is not so is no answer.
+    """
+
+    name: str
+    tests: tuple[Test, ...] = ()
+    amount: Amount | None = None
+    words: tuple[str, ...] = ()
+    weight: float = 1.0
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What most is asked of: documents that tell of more of it come first among equals.
+
+    Attributes:
+        unit: as `Amount.unit`, or what a summary counts: `transactions`, `failed`, `swap`.
+        descending: the largest first.
+    """
+
+    unit: str
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Understanding:
+    """A query, understood.
+
+    Attributes:
+        text: the query without accounts and signatures, with misspelt words of the vocabulary corrected; may be empty.
+        conditions: what documents should be.
+        order: what most is asked of, or None.
+        read_as: words that were read as others.
+    """
+
+    text: str
+    conditions: tuple[Condition, ...] = ()
+    order: Order | None = None
+    read_as: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What full text is searched for: the words of the query, and those of documents that meet its conditions."""
+        return " ".join(dict.fromkeys([*self.text.split(), *(word for condition in self.conditions for word in condition.words)]))
+
+    def explain(self) -> str:
+        """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
+        parts = [condition.name for condition in self.conditions]
+        if self.order:
+            parts.append(f"{'most' if self.order.descending else 'least'} {self.order.unit} first")
+        return ", ".join([*parts, *(f"{word} read as {other}" for word, other in self.read_as)])
+
+
+def understand(query: str, registry: Registry) -> Understanding:
+    """Read a query.
+
+    Args:
+        query: in natural language, English; or accounts, signatures, words, in any mixture.
+        registry: names of programs, their errors, and tokens.
+    """
+    found: list[Condition] = []
+    rest = _exact(query, found)
+    bare = rest
+    _directions(rest, registry, found)
+    rest = _codes(_amounts(rest, registry, found), found)
+    words = re.findall(r"[A-Za-z0-9]+", rest)
+    vocabulary = _vocabulary(registry)
+    read_as = _corrections(words, vocabulary)
+    _phrases([read_as.get(word, word) for word in words], vocabulary, found)
+    for word, other in read_as.items():
+        bare = re.sub(rf"\b{re.escape(word)}\b", other, bare)
+    conditions = tuple({condition.name: condition for condition in found}.values())
+    order = _order(bare, conditions)
+    scope = _scope(bare, order)
+    return Understanding(" ".join(bare.split()), (*conditions, *scope), order, tuple(read_as.items()))
+
+
+# --- accounts, signatures, slots -------------------------------------------------------------------------------------------------------
+
+_BASE58 = re.compile(r"(?<![A-Za-z0-9])[1-9A-HJ-NP-Za-km-z]{32,88}(?![A-Za-z0-9])")
+_SLOT = re.compile(r"\b(?:slot|block)s?\s+(?:number\s+)?#?(\d{1,12})\b", re.IGNORECASE)
+
+
+def _exact(query: str, found: list[Condition]) -> str:
+    """The query without accounts and signatures; slots stay, since summaries tell theirs in words."""
+
+    def take(match: re.Match[str]) -> str:
+        text = match[0]
+        try:
+            size = len(base58.decode(text))
+        except ValueError:
+            return text
+        if size == 64:
+            found.append(Condition(f"signature = {text}", (Test("signature", (text,)),), weight=4, exact=True))
+        elif size == 32:
+            found.append(Condition(f"account = {text}", (Test("account", (text,)), Test("program", (text,))), weight=4, exact=True))
+        else:
+            return text
+        return " "
+
+    rest = _BASE58.sub(take, query)
+    for match in _SLOT.finditer(rest):
+        found.append(Condition(f"slot = {int(match[1])}", (Test("slot", (str(int(match[1])),)),), weight=4, exact=True))
+    return rest
+
+
+# --- amounts and codes -----------------------------------------------------------------------------------------------------------------
+
+_NUMBER_WORDS = {
+    "a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twenty": 20, "fifty": 50, "hundred": 100,
+}  # fmt: skip
+_SCALES = {"k": 10**3, "thousand": 10**3, "m": 10**6, "mn": 10**6, "million": 10**6, "b": 10**9, "bn": 10**9, "billion": 10**9, "hundred": 100}
+_NUMBER = (
+    rf"(?P<dollar{{0}}>\$\s*)?(?:(?P<digits{{0}}>\d[\d,]*(?:\.\d+)?)|(?P<word{{0}}>{'|'.join(_NUMBER_WORDS)})\b)"
+    rf"(?:\s*(?P<scale{{0}}>{'|'.join(sorted(_SCALES, key=len, reverse=True))})\b)?"
+)
+_MORE = r"more than|greater than|larger than|bigger than|over|above|exceeding|at least|no less than|minimum of|>=|>|≥"
+_LESS = r"less than|smaller than|lower than|under|below|at most|no more than|up to|maximum of|<=|<|≤"
+_INCLUSIVE = re.compile(r"at least|no less|minimum|at most|no more|up to|maximum|=|≥|≤", re.IGNORECASE)
+
+
+@cache
+def _amount_pattern(units: tuple[str, ...]) -> re.Pattern[str]:
+    unit = "|".join(re.escape(name) for name in sorted(units, key=len, reverse=True))
+    return re.compile(
+        rf"(?P<fee>\bfees?\b[\w\s]*?)?(?P<compare>{_MORE}|{_LESS}|between|exactly|=)?\s*{_NUMBER.format(1)}"
+        rf"(?:\s*(?:and|to|-)\s*{_NUMBER.format(2)})?(?:\s*(?:of\s+)?(?P<unit>{unit})\b)?",
+        re.IGNORECASE,
+    )
+
+
+_UNITS = {
+    "sol": "SOL", "wsol": "SOL", "wrapped sol": "SOL", "solana": "SOL", "dollar": "USD", "dollars": "USD", "usd": "USD", "tether": "USDT",
+    "compute units": "compute units", "compute unit": "compute units", "cu": "compute units", "cus": "compute units",
+}  # fmt: skip
+
+
+def _amounts(text: str, registry: Registry, found: list[Condition]) -> str:
+    """The text without amounts that have a unit, each of which became a condition."""
+    units = _UNITS | {mint.symbol.lower(): mint.symbol for mint in registry.mints.values() if mint.symbol != "wSOL"}
+
+    def take(match: re.Match[str]) -> str:
+        named, compare = match["unit"], (match["compare"] or "").lower()
+        if not named and not match["dollar1"] and compare:
+            # `USDC transfers over 1000`: the unit is the last one before.
+            named = next((unit for unit in reversed(re.findall(r"\w+", text[: match.start()].lower())) if unit in units), None)
+        # A word alone is a number only where it has a scale or is compared: `a SOL transfer` has none.
+        if not (named or match["dollar1"]) or (match["word1"] and not (match["scale1"] or compare)):
+            return match[0]
+        unit = units[named.lower()] if named else "USD"
+        first = _number(match, "1")
+        second = _number(match, "2") if match["digits2"] or match["word2"] else None
+        strict = not _INCLUSIVE.search(compare)
+        if compare == "between" and second is not None:
+            amount = Amount(unit, first, second, strict=False)
+        elif re.fullmatch(_MORE, compare):
+            amount = Amount(unit, first, None, strict)
+        elif re.fullmatch(_LESS, compare):
+            amount = Amount(unit, None, first, strict)
+        else:
+            amount = Amount(unit, first, first, strict=False)
+        if match["fee"]:
+            amount = Amount("fee", amount.least, amount.most, amount.strict)
+        # What stays is the unit: a token is a word of texts as well.
+        found.append(Condition(_amount_name(amount), amount=amount, words=(format(first.normalize(), "f"),) if amount.least == amount.most else (), weight=3))
+        return f"{match['fee'] or ''} {match['unit'] or ''} "
+
+    return _amount_pattern(tuple(units)).sub(take, text)
+
+
+def _number(match: re.Match[str], which: str) -> Decimal:
+    digits = match[f"digits{which}"]
+    value = Decimal(digits.replace(",", "")) if digits else Decimal(_NUMBER_WORDS[match[f"word{which}"].lower()])
+    scale = match[f"scale{which}"]
+    return value * (_SCALES[scale.lower()] if scale else 1)
+
+
+def _amount_name(amount: Amount) -> str:
+    def shown(value: Decimal) -> str:
+        return format(value.normalize(), "f")
+
+    if amount.least is not None and amount.least == amount.most:
+        return f"{amount.unit} = {shown(amount.least)}"
+    bounds = [f"{'>' if amount.strict else '≥'} {shown(amount.least)}"] if amount.least is not None else []
+    bounds += [f"{'<' if amount.strict else '≤'} {shown(amount.most)}"] if amount.most is not None else []
+    return f"{amount.unit} {' and '.join(bounds)}"
+
+
+_FOR = re.compile(r"\b(?:swap\w*|s[eo]ll?\w*|sold|convert\w*|exchang\w+|trad\w+)\s+(?:\w+\s+)??(\w+)\s+(?:for|into|to)\s+(\w+)\b", re.IGNORECASE)
+
+
+def _directions(text: str, registry: Registry, found: list[Condition]) -> None:
+    """What was swapped for what."""
+    symbols = {mint.symbol.lower(): mint.symbol for mint in registry.mints.values()} | {"sol": "SOL"}
+    for match in _FOR.finditer(text):
+        gave, got = (symbols.get(match[place].lower()) for place in (1, 2))
+        for field, verb, symbol in (("lost", "gave", gave), ("gained", "received", got)):
+            if symbol:
+                both = ("SOL", "wSOL") if symbol in ("SOL", "wSOL") else (symbol,)
+                found.append(Condition(f"{verb} {symbol}", (Test(field, both),), weight=2))
+
+
+_CODE = re.compile(r"\b(0x[0-9a-f]{1,8})\b|\berror\s+(?:number|code|no)\.?\s*(\d{1,10})\b", re.IGNORECASE)
+_CAMEL = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z0-9]+)+\b")
+
+
+def _codes(text: str, found: list[Condition]) -> str:
+    """Error codes and names of errors as programs write them."""
+    for match in _CODE.finditer(text):
+        code = match[1].lower() if match[1] else f"0x{int(match[2]):x}"
+        found.append(Condition(f"error code = {code}", (Test("text", (f"custom program error: {code})", f"custom program error: {code}.")),), words=(code,), weight=2))
+    for match in _CAMEL.finditer(text):
+        found.append(Condition(f"{match[0]} is told", (Test("error", (match[0],)), Test("text", (match[0],))), words=(match[0],), weight=2))
+    return text
+
+
+# --- the vocabulary --------------------------------------------------------------------------------------------------------------------
+
+Vocabulary = Mapping[tuple[str, ...], Condition | None]
+"""Phrases in lower case, and what they mean; None for one that means nothing although its words would."""
+
+_FAILED = (
+    "failed fail fails failing failure failures failings unsuccessful reverted revert reverts reverting errored error errors erroring rejected aborted "
+    "refused|went wrong|gone wrong|go wrong|going wrong|did not go through|didn t go through|not go through|not accepted|did not work|didn t work"
+)
+_SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed|executed fine|went through"
+
+_LABELS: tuple[tuple[str, Condition], ...] = (
+    (_FAILED, Condition("status = Fail", (Test("status", ("Fail",)),), words=("failed",))),
+    (_SUCCEEDED, Condition("status = Success", (Test("status", ("Success",)),), words=("succeeded",))),
+    (
+        "swap swaps swapped swapping trade trades traded trading trader traders bought sold buying selling buy sell buys sells",
+        Condition("kind = swap", (Test("kind", ("swap",)),), words=("swap",)),
+    ),
+    (
+        "liquidity lp lps|pool deposit|pool deposits|liquidity provider",
+        Condition("kind = liquidity", (Test("kind", ("liquidity",)),), words=("liquidity", "deposit", "withdraw")),
+    ),
+    ("nft nfts collectible collectibles cnft cnfts", Condition("kind = nft", (Test("kind", ("nft",)),), words=("NFT",))),
+    (
+        "transfer transfers transferred transferring payment payments paid pays sent sends send sending",
+        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.25),
+    ),
+    ("|sol transfer|sol transfers|sol payment|sol payments|transfer of sol|transfers of sol", Condition("kind = transfer", (Test("kind", ("transfer",)),), words=("SOL", "transfer"))),
+    ("|token transfer|token transfers", Condition("kind = token_transfer", (Test("kind", ("token_transfer",)),), words=("token", "transfer"))),
+    (
+        "vote votes voted voting ballot ballots validator validators consensus",
+        Condition("kind = vote", (Test("kind", ("vote",)),), words=("vote",)),
+    ),
+    (
+        "deploy deploys deployed deploying deployment deployments upload uploads uploaded bytecode upgrade upgraded upgrades",
+        Condition("kind = deploy", (Test("kind", ("deploy",)),), words=("deployment", "write")),
+    ),
+    (
+        "oracle oracles|price feed|price feeds|price update|price updates",
+        Condition("kind = oracle", (Test("kind", ("oracle",)),), words=("oracle",)),
+    ),
+    (
+        "sandwich sandwiches sandwiched sandwiching mev frontrun frontrunning backrun backrunning victim victims|front run|back run|front running|back running",
+        Condition("part of a sandwich", (Test("sandwich"),), weight=2),
+    ),
+    ("memo memos note notes", Condition("has a memo", (Test("text", ('Memo "',)),), words=("memo",), weight=2)),
+    (
+        "slippage|price moved",
+        Condition(
+            "error = slippage",
+            (Test("error", ("lippage", "TooLittleOutputReceived", "AmountOutBelowMinimum", "TooMuchSolRequired", "TooLittleSolReceived")),),
+            words=("slippage",),
+            weight=2,
+        ),
+    ),
+    (
+        "insufficient|not enough|could not cover|ran out of sol|insufficient funds|insufficient balance|insufficient lamports",
+        Condition("error = insufficient funds", (Test("error", ("nsufficient", "NegativeLamports", "BalanceNegative")),), words=("insufficient", "funds"), weight=2),
+    ),
+)  # fmt: skip
+
+_DOINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mint mints minted minting|supply increased|supply increase|supply grew", (" minted ",)),
+    ("burn burns burned burnt burning", (" burned ",)),
+    ("|new token|new tokens|token created|token mint|token launch|create a token|new spl token", ("initializeMint",)),
+    ("close closed closes closing reclaimed reclaim", ("closeAccount",)),
+    ("approve approved approves approval allowance delegate delegates", (" approve ",)),
+    ("revoke revoked revokes revoking", (" revoke ",)),
+    ("authority authorities ownership", ("setAuthority",)),
+    ("freeze freezes frozen freezing", ("freezeAccount",)),
+    ("thaw thawed thaws", ("thawAccount",)),
+    ("wrap wraps wrapping unwrap unwrapping", ("syncNative",)),
+    ("nonce nonces", ("advanceNonce",)),
+    ("|with a seed|with seed|from a seed", ("createAccountWithSeed", "WithSeed")),
+)
+"""Words, and parts of the lines of an instruction that does it."""
+
+_MEANINGLESS = "|dynamic liquidity|liquidity pool|liquidity pools|nonce error|compute budget|mint address|of mint|trade volume"
+
+_NICKNAMES = {
+    "pumpfun": "pump.fun", "pump fun": "pump.fun", "pump swap": "PumpSwap", "jup": "Jupiter", "jup aggregator": "Jupiter", "mango": "Mango",
+    "token extensions": "Token-2022", "token extension": "Token-2022", "spl 2022": "Token-2022", "ata": "Associated Token", "atas": "Associated Token",
+    "token account": "Associated Token", "token accounts": "Associated Token", "jupiter perps": "Jupiter Perpetuals", "jup perps": "Jupiter Perpetuals",
+    "margin fi": "marginfi", "concentrated liquidity": "Orca Whirlpool|Raydium CLMM", "lookup table": "Address Lookup Table", "lookup tables": "Address Lookup Table",
+}  # fmt: skip
+"""What programs are called, and their names in the registry, or the beginnings of them."""
+
+_TOKEN_NICKNAMES = {"tether": "USDT", "dogwifhat": "WIF", "marinade": "mSOL", "wrapped sol": "wSOL", "jito sol": "JitoSOL", "jup token": "JUP", "orca token": "ORCA", "pyth token": "PYTH"}
+
+_CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lending": ("lending lend lends loan loans borrow borrows borrower borrowing borrowed liquidation liquidations liquidate liquidated|money market|money markets", ("lending",)),
+    "stake": ("stake stakes staking unstake unstaking unstaked|stake account|stake accounts|stake pool", ("stake",)),
+}
+"""Words for a kind that programs of that category show as well."""
+
+_COMMON = frozenset(
+    "token swap pools pool router core lend amm dex program memo vote stake system config account associated table address lookup upgradeable loader "
+    "budget compute compression noop metadata machine v1 v2 v3 v4 v6 spl book open fun pump".split()
+)
+"""Words of names that alone name no program."""
+
+
+def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
+    out: dict[tuple[str, ...], Condition | None] = {}
+    for phrases, condition in _LABELS:
+        out |= dict.fromkeys(_split(phrases), condition)
+    for phrases, parts in _DOINGS:
+        name = parts[0].strip()
+        out |= dict.fromkeys(_split(phrases), Condition(f"{name} is told", (Test("text", parts),), words=tuple(part.strip() for part in parts)))
+    for kind, (phrases, categories) in _CATEGORIES.items():
+        accounts = tuple(account for account, program in registry.programs.items() if program.category in categories)
+        out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Test("kind", (kind,)), Test("program", accounts)), words=(kind,)))
+    for phrase, accounts in _program_phrases(registry.programs).items():
+        names = ", ".join(registry.programs[account].name for account in accounts)
+        short = " ".join(registry.programs[accounts[0]].name.split()[:1]) if len(accounts) > 1 else names
+        name = f"program = {short}" + (f" ({len(accounts)} programs)" if len(accounts) > 1 else "")
+        out[phrase] = Condition(name, (Test("program", accounts),), words=tuple(dict.fromkeys(names.replace(",", "").split())) if len(accounts) == 1 else (short,), weight=2)
+    tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {_words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()}
+    for phrase, symbol in tokens.items():
+        # A name that is a program's as well is the token's where its letters are those of the symbol: see `_phrases`.
+        out[phrase if phrase not in out else (symbol,)] = Condition(f"token = {symbol}", (Test("text", (f" {symbol} ", f" {symbol}.", f" {symbol},", f" {symbol}\n")),), words=(symbol,), weight=2)
+    out |= dict.fromkeys(_split(_MEANINGLESS))
+    return out
+
+
+def _split(phrases: str) -> list[tuple[str, ...]]:
+    """`a b|c d|e f` is the words a and b, and the phrases c d and e f."""
+    first, *others = phrases.split("|")
+    return [*((word,) for word in first.split()), *(_words(other) for other in others)]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Every run of words of a name that tells something, and the programs whose names have it."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for account, program in programs.items():
+        words = _words(program.name)
+        runs = {words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
+        if program.category in ("core", "token", "stake"):
+            runs = {run for run in runs if len(run) == len(words) > 1 or run == words[:-1] and len(run) > 1}
+        for run in runs:
+            if run == words and len(run) > 1 or not all(word in _COMMON for word in run):
+                found.setdefault(run, []).append(account)
+    for phrase, beginnings in _NICKNAMES.items():
+        accounts = [account for account, program in programs.items() if program.name.startswith(tuple(beginnings.split("|")))]
+        if accounts:
+            found[_words(phrase)] = accounts
+    return {phrase: tuple(accounts) for phrase, accounts in found.items()}
+
+
+def _phrases(words: Sequence[str], vocabulary: Vocabulary, found: list[Condition]) -> None:
+    """The longest phrases of the vocabulary, from the left."""
+    at = 0
+    while at < len(words):
+        for size in range(min(5, len(words) - at), 0, -1):
+            phrase = tuple(word.lower() for word in words[at : at + size])
+            if size == 1 and (words[at],) in vocabulary:
+                phrase = (words[at],)
+            if phrase in vocabulary:
+                condition = vocabulary[phrase]
+                if condition is not None:
+                    found.append(condition)
+                at += size
+                break
+        else:
+            at += 1
+
+
+def _corrections(words: Iterable[str], vocabulary: Vocabulary) -> dict[str, str]:
+    """Words that miss a word of the vocabulary by one slip."""
+    known = {word for phrase in vocabulary for word in phrase}
+    targets = [phrase[0] for phrase in vocabulary if len(phrase) == 1 and phrase[0].isalpha() and phrase[0].islower()]
+    out = {}
+    for word in dict.fromkeys(words):
+        low = word.lower()
+        if low.isalpha() and low not in known and low not in _OTHER_WORDS:
+            meant = next((target for target in targets if _is_slip(low, target)), None)
+            if meant:
+                out[word] = meant
+    return out
+
+
+_LEAST_LETTERS = 6
+"""Of a word that is recognised with a letter too few or too many; of shorter ones, other words are as near."""
+
+
+def _is_slip(word: str, meant: str) -> bool:
+    """One letter left out or put in, or two neighbours exchanged. Another letter in its place makes another word: `filled` is not `failed`."""
+    long, short = (word, meant) if len(word) > len(meant) else (meant, word)
+    if len(long) - len(short) == 1 and len(meant) >= _LEAST_LETTERS:
+        at = next((place for place, letter in enumerate(short) if letter != long[place]), len(short))
+        # A last letter more or less is an ending, not a slip.
+        return 0 < at < len(short) and long[at + 1 :] == short[at:]
+    if len(long) == len(short) >= 4:
+        at = next((place for place, letter in enumerate(short) if letter != long[place]), len(short))
+        return 0 < at < len(short) - 1 and word == meant[:at] + meant[at + 1] + meant[at] + meant[at + 2 :]
+    return False
+
+
+_OTHER_WORDS = frozenset(
+    "brought burying busy competed copper filed filing freeing mined mining revered reused sabre smelling spelling stalking swelling tenor".split()
+)
+"""English words that are one slip from the vocabulary: all that are among the 18,000 words of MiniLM's tokenizer."""
+
+
+# --- totals and superlatives -------------------------------------------------------------------------------------------------------------
+
+_SUPERLATIVE = re.compile(r"\b(most|busiest|top|largest|biggest|highest|largest|large|big|huge|whales?)\b|\b(least|smallest|lowest|tiny|dust|small)\b", re.IGNORECASE)
+_TOTAL = re.compile(
+    r"\b(summar(?:y|ies|ise|ize)|overview|overall|statistics|stats|totals?|in total|how many|how busy|usage|breakdown|most common|busiest|top|distribution)\b",
+    re.IGNORECASE,
+)
+_WHO = re.compile(r"\b(who|wallets?|accounts?|address(?:es)?|traders?|payers?|users?)\b", re.IGNORECASE)
+_WHAT = re.compile(r"\b(programs?|contracts?|protocols?)\b", re.IGNORECASE)
+
+
+def _scope(text: str, order: Order | None) -> tuple[Condition, ...]:
+    """Whether sums are asked for, and of what."""
+    counted = order is not None and order.unit in _COUNTED
+    if not counted and not _TOTAL.search(text):
+        return ()
+    if counted and _WHAT.search(text):
+        return (Condition("summaries of programs", (Test("scope", ("program",)),), weight=4),)
+    if counted and _WHO.search(text):
+        return (Condition("summaries of accounts", (Test("scope", ("account",)),), weight=4),)
+    return (Condition("summaries", (Test("scope", ("range", "program", "account")),), weight=4),)
+
+
+_COUNTED = ("transactions", "failed", "swap")
+
+
+def _order(text: str, conditions: Sequence[Condition]) -> Order | None:
+    match = _SUPERLATIVE.search(text)
+    if not match:
+        return None
+    names = {condition.name for condition in conditions}
+    if re.search(r"\b(most|busiest|top)\b", text, re.IGNORECASE) and (_WHAT.search(text) or _WHO.search(text)):
+        return Order("failed" if "status = Fail" in names else "swap" if "kind = swap" in names else "transactions")
+    if re.search(r"\bfees?\b", text, re.IGNORECASE):
+        return Order("fee", not match[2])
+    tokens = [name.removeprefix("token = ") for name in names if name.startswith("token = ")]
+    if tokens:
+        return Order(tokens[0] if tokens[0] != "wSOL" else "SOL", not match[2])
+    if re.search(r"\bsol\b", text, re.IGNORECASE):
+        return Order("SOL", not match[2])
+    return None
+
+
+# --- documents against conditions ----------------------------------------------------------------------------------------------------------
+
+
+def matches(condition: Condition, rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which documents meet a condition.
+
+    Args:
+        condition: of an `Understanding`.
+        rows: with columns `text`, `status`, `kind`, `error_class`, `programs`, `accounts`, `is_sandwich`, `scope`, `slot`, `signature`.
+
+    Returns:
+        A mask, shape [rows].
+    """
+    out = np.zeros(len(rows), np.bool_)
+    for test in condition.tests:
+        out |= _holds(test, rows)
+    if condition.amount is not None:
+        amount, value = condition.amount, told(rows["text"], condition.amount.unit)
+        inside = np.isfinite(value)
+        # Texts tell amounts exactly; a float tells them apart to 15 digits, which is more than anyone types.
+        if amount.least is not None:
+            inside &= value > float(amount.least) if amount.strict else value >= float(amount.least)
+        if amount.most is not None:
+            inside &= value < float(amount.most) if amount.strict else value <= float(amount.most)
+        out |= inside
+    return out
+
+
+def _holds(test: Test, rows: pa.Table) -> npt.NDArray[np.bool_]:
+    columns = {"program": "programs", "account": "accounts", "error": "error_class", "sandwich": "is_sandwich", "gained": "text", "lost": "text"}
+    column = columns.get(test.field, test.field)
+    array = rows[column].combine_chunks()
+    if test.field in ("program", "account"):
+        rows_of = np.repeat(np.arange(len(array)), np.diff(np.asarray(array.offsets)))
+        held = _mask(pc.is_in(array.flatten(), pa.array(test.values, pa.string())))
+        return np.bincount(rows_of[held], minlength=len(array)) > 0
+    if test.field in ("error", "text"):
+        return np.logical_or.reduce([_mask(pc.match_substring(array, value)) for value in test.values])
+    if test.field == "sandwich":
+        return _mask(array)
+    if test.field in ("gained", "lost"):
+        symbols = "|".join(re.escape(value) for value in test.values)
+        return _mask(pc.match_substring_regex(array, _NET[test.field].format(symbols)))
+    values = pa.array([int(value) for value in test.values], pa.int64()) if test.field == "slot" else pa.array(test.values, pa.string())
+    return _mask(pc.is_in(array, values))
+
+
+_NET = {
+    "gained": r"^[^\n]*\n[^\n>]* received (?:[0-9.]+ [^\n]*?, )*[0-9.]+ (?:{})[.,\n]",
+    "lost": r"^[^\n]*\n[^\n> ]+ gave (?:[0-9.]+ [^ \n]+, )*[0-9.]+ (?:{})(?: and |[.,\n])",
+}
+"""The second line of a text tells what the fee payer gave and received."""
+
+
+def _mask(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(array, False).to_numpy(zero_copy_only=False), np.bool_)
+
+
+_TOLD = {
+    "SOL": r" sent ([0-9.]+) w?SOL\b",
+    "USD": r" sent ([0-9.]+) USD[CT]\b",
+    "fee": r" paid ([0-9.]+) SOL in fees",
+    "compute units": r", ([0-9]+) compute units",
+    "transactions": r"(?:called in|paid for|: )\s?([0-9]+) transaction",
+    "failed": r", ([0-9]+) failed",
+    "swap": r"\bswap ([0-9]+)",
+}
+
+
+def told(texts: pa.ChunkedArray | pa.Array, unit: str) -> npt.NDArray[np.float64]:
+    """The largest amount of a unit that each text tells of, NaN where it tells of none.
+
+    Args:
+        texts: of documents or summaries, shape [texts].
+        unit: as `Amount.unit` and `Order.unit`.
+    """
+    pattern = re.compile(_TOLD.get(unit) or rf" (?:sent|minted|burned) ([0-9.]+) {re.escape(unit)}\b")
+    return np.array([max(map(float, pattern.findall(text)), default=np.nan) for text in texts.to_pylist()], np.float64)
