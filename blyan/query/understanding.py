@@ -1,11 +1,11 @@
 """What a query asks for, beside its words: labels, programs, tokens, amounts, accounts.
 
-Belongs here: reading a query. Does not belong here: finding and ranking (`blyan.query.search`), or the names of programs and tokens
-(`blyan.corpus.registry`), from which most of the vocabulary is made.
+Belongs here: reading a query. Does not belong here: documents (`blyan.query.conditions`), finding them (`blyan.query.search`), or the names
+of programs and tokens (`blyan.corpus.registry`), from which most of the vocabulary is made.
 
-It is a dictionary and a few patterns, no model: the same query always means the same, and `explain` says what was understood. A
-condition is a wish: documents that meet it come first, and all other words are searched for as ever. Only an account, a
-signature or a slot is exact, because nothing else can be meant by them.
+It is a dictionary and a few patterns, no model: the same query always means the same, and `explain` says what was understood. What is
+not understood loses nothing, because all words are searched for as ever. Only an account, a signature or a slot is exact: nothing
+else can be meant by them.
 """
 
 from __future__ import annotations
@@ -13,82 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cache
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from blyan.corpus.registry import Program, Registry
+from blyan.query.conditions import Amount, Condition, Order, Test
 from blyan.solana import base58
-
-Field = Literal["status", "kind", "program", "error", "account", "signature", "slot", "text", "gained", "lost", "sandwich", "scope"]
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """What a document may be tested for. Any of the values will do.
-
-    `status`, `kind` and `scope` are the columns; `program` and `account` are accounts of the columns `programs` and `accounts`; `error`
-    is a part of `error_class` and `text` of `text`; `gained` and `lost` are symbols of what the fee payer received and gave; `slot` is a
-    number; `sandwich` has no value.
-    """
-
-    field: Field
-    values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """The largest amount of a unit that a text tells of is between two bounds.
-
-    Attributes:
-        unit: `SOL` (wrapped or not), `USD` (any dollar token), the symbol of a token, `fee` in SOL, or `compute units`.
-        least, most: the bounds, in whole units; None for none.
-        strict: the bounds themselves are outside.
-    """
-
-    unit: str
-    least: Decimal | None
-    most: Decimal | None
-    strict: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What a document should be; any of the tests will do.
-
-    Attributes:
-        name: the condition in words, such as `status = Fail`.
-        tests: what shows it.
-        amount: or an amount that it should tell of.
-        words: words of documents that meet it, which full text is searched for besides the query's own.
-        weight: how much more a document counts that meets it. The ranks of text and vector together count less than 0.1.
-        exact: a document that is not so is no answer.
-    """
-
-    name: str
-    tests: tuple[Test, ...] = ()
-    amount: Amount | None = None
-    words: tuple[str, ...] = ()
-    weight: float = 1.0
-    exact: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What most is asked of: documents that tell of more of it come first among equals.
-
-    Attributes:
-        unit: as `Amount.unit`, or what a summary counts: `transactions`, `failed`, `swap`.
-        descending: the largest first.
-    """
-
-    unit: str
-    descending: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +61,8 @@ def understand(query: str, registry: Registry) -> Understanding:
     rest = _exact(query, found)
     bare = rest
     _directions(rest, registry, found)
-    rest = _codes(_amounts(rest, registry, found), found)
+    _codes(rest, found)
+    rest = _amounts(rest, registry, found)
     words = re.findall(r"[A-Za-z0-9]+", rest)
     vocabulary = _vocabulary(registry)
     read_as = _corrections(words, vocabulary)
@@ -142,6 +73,10 @@ def understand(query: str, registry: Registry) -> Understanding:
     order = _order(bare, conditions)
     scope = _scope(bare, order)
     return Understanding(" ".join(bare.split()), (*conditions, *scope), order, tuple(read_as.items()))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 # --- accounts, signatures, slots -------------------------------------------------------------------------------------------------------
@@ -168,8 +103,8 @@ def _exact(query: str, found: list[Condition]) -> str:
         return " "
 
     rest = _BASE58.sub(take, query)
-    for match in _SLOT.finditer(rest):
-        found.append(Condition(f"slot = {int(match[1])}", (Test("slot", (str(int(match[1])),)),), weight=4, exact=True))
+    slots = (int(match[1]) for match in _SLOT.finditer(rest))
+    found += [Condition(f"slot = {slot}", (Test("slot", (str(slot),)),), weight=4, exact=True) for slot in slots]
     return rest
 
 
@@ -231,7 +166,9 @@ def _amounts(text: str, registry: Registry, found: list[Condition]) -> str:
         if match["fee"]:
             amount = Amount("fee", amount.least, amount.most, amount.strict)
         # What stays is the unit: a token is a word of texts as well.
-        found.append(Condition(_amount_name(amount), amount=amount, words=(format(first.normalize(), "f"),) if amount.least == amount.most else (), weight=3))
+        found.append(
+            Condition(_amount_name(amount), amount=amount, words=(format(first.normalize(), "f"),) if amount.least == amount.most else (), weight=3)
+        )
         return f"{match['fee'] or ''} {match['unit'] or ''} "
 
     return _amount_pattern(tuple(units)).sub(take, text)
@@ -263,24 +200,32 @@ def _directions(text: str, registry: Registry, found: list[Condition]) -> None:
     symbols = {mint.symbol.lower(): mint.symbol for mint in registry.mints.values()} | {"sol": "SOL"}
     for match in _FOR.finditer(text):
         gave, got = (symbols.get(match[place].lower()) for place in (1, 2))
-        for field, verb, symbol in (("lost", "gave", gave), ("gained", "received", got)):
-            if symbol:
-                both = ("SOL", "wSOL") if symbol in ("SOL", "wSOL") else (symbol,)
-                found.append(Condition(f"{verb} {symbol}", (Test(field, both),), weight=2))
+        if gave:
+            found.append(Condition(f"gave {gave}", (Test("lost", _both(gave)),), weight=2))
+        if got:
+            found.append(Condition(f"received {got}", (Test("gained", _both(got)),), weight=2))
+
+
+def _both(symbol: str) -> tuple[str, ...]:
+    """SOL, wrapped or not, is one asset to whoever asks."""
+    return ("SOL", "wSOL") if symbol in ("SOL", "wSOL") else (symbol,)
 
 
 _CODE = re.compile(r"\b(0x[0-9a-f]{1,8})\b|\berror\s+(?:number|code|no)\.?\s*(\d{1,10})\b", re.IGNORECASE)
 _CAMEL = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z0-9]+)+\b")
 
 
-def _codes(text: str, found: list[Condition]) -> str:
+def _codes(text: str, found: list[Condition]) -> None:
     """Error codes and names of errors as programs write them."""
     for match in _CODE.finditer(text):
         code = match[1].lower() if match[1] else f"0x{int(match[2]):x}"
-        found.append(Condition(f"error code = {code}", (Test("text", (f"custom program error: {code})", f"custom program error: {code}.")),), words=(code,), weight=2))
-    for match in _CAMEL.finditer(text):
-        found.append(Condition(f"{match[0]} is told", (Test("error", (match[0],)), Test("text", (match[0],))), words=(match[0],), weight=2))
-    return text
+        found.append(
+            Condition(
+                f"error code = {code}", (Test("text", (f"custom program error: {code})", f"custom program error: {code}.")),), words=(code,), weight=2
+            )
+        )
+    names = [match[0] for match in _CAMEL.finditer(text)]
+    found += [Condition(f"{name} is told", (Test("error", (name,)), Test("text", (name,))), words=(name,), weight=2) for name in names]
 
 
 # --- the vocabulary --------------------------------------------------------------------------------------------------------------------
@@ -290,9 +235,9 @@ Vocabulary = Mapping[tuple[str, ...], Condition | None]
 
 _FAILED = (
     "failed fail fails failing failure failures failings unsuccessful reverted revert reverts reverting errored error errors erroring rejected aborted "
-    "refused|went wrong|gone wrong|go wrong|going wrong|did not go through|didn t go through|not go through|not accepted|did not work|didn t work"
+    "refused|went wrong|gone wrong|go wrong|going wrong|did not go through|didn t go through|not go through|did not work|didn t work"
 )
-_SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed|executed fine|went through"
+_SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed|went through"
 
 _LABELS: tuple[tuple[str, Condition], ...] = (
     (_FAILED, Condition("status = Fail", (Test("status", ("Fail",)),), words=("failed",))),
@@ -330,7 +275,7 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
     ),
     ("memo memos note notes", Condition("has a memo", (Test("text", ('Memo "',)),), words=("memo",), weight=2)),
     (
-        "slippage|price moved",
+        "slippage",
         Condition(
             "error = slippage",
             (Test("error", ("lippage", "TooLittleOutputReceived", "AmountOutBelowMinimum", "TooMuchSolRequired", "TooLittleSolReceived")),),
@@ -339,7 +284,7 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
         ),
     ),
     (
-        "insufficient|not enough|could not cover|ran out of sol|insufficient funds|insufficient balance|insufficient lamports",
+        "insufficient|not enough|insufficient funds|insufficient balance|insufficient lamports",
         Condition("error = insufficient funds", (Test("error", ("nsufficient", "NegativeLamports", "BalanceNegative")),), words=("insufficient", "funds"), weight=2),
     ),
 )  # fmt: skip
@@ -370,17 +315,31 @@ _NICKNAMES = {
 }  # fmt: skip
 """What programs are called, and their names in the registry, or the beginnings of them."""
 
-_TOKEN_NICKNAMES = {"tether": "USDT", "dogwifhat": "WIF", "marinade": "mSOL", "wrapped sol": "wSOL", "jito sol": "JitoSOL", "jup token": "JUP", "orca token": "ORCA", "pyth token": "PYTH"}
+_TOKEN_NICKNAMES = {
+    "tether": "USDT",
+    "dogwifhat": "WIF",
+    "marinade": "mSOL",
+    "wrapped sol": "wSOL",
+    "jito sol": "JitoSOL",
+    "jup token": "JUP",
+    "orca token": "ORCA",
+    "pyth token": "PYTH",
+}
 
 _CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lending": ("lending lend lends loan loans borrow borrows borrower borrowing borrowed liquidation liquidations liquidate liquidated|money market|money markets", ("lending",)),
+    "lending": (
+        "lending lend lends loan loans borrow borrows borrower borrowing borrowed liquidation liquidations liquidate liquidated|money market|money markets",
+        ("lending",),
+    ),
     "stake": ("stake stakes staking unstake unstaking unstaked|stake account|stake accounts|stake pool", ("stake",)),
 }
 """Words for a kind that programs of that category show as well."""
 
 _COMMON = frozenset(
-    "token swap pools pool router core lend amm dex program memo vote stake system config account associated table address lookup upgradeable loader "
-    "budget compute compression noop metadata machine v1 v2 v3 v4 v6 spl book open fun pump".split()
+    _words(
+        "token swap pools pool router core lend amm dex program memo vote stake system config account associated table address lookup upgradeable loader "
+        "budget compute compression noop metadata machine v1 v2 v3 v4 v6 spl book open fun pump"
+    )
 )
 """Words of names that alone name no program."""
 
@@ -399,11 +358,20 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
         names = ", ".join(registry.programs[account].name for account in accounts)
         short = " ".join(registry.programs[accounts[0]].name.split()[:1]) if len(accounts) > 1 else names
         name = f"program = {short}" + (f" ({len(accounts)} programs)" if len(accounts) > 1 else "")
-        out[phrase] = Condition(name, (Test("program", accounts),), words=tuple(dict.fromkeys(names.replace(",", "").split())) if len(accounts) == 1 else (short,), weight=2)
-    tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {_words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()}
+        out[phrase] = Condition(
+            name,
+            (Test("program", accounts),),
+            words=tuple(dict.fromkeys(names.replace(",", "").split())) if len(accounts) == 1 else (short,),
+            weight=2,
+        )
+    tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {
+        _words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()
+    }
     for phrase, symbol in tokens.items():
         # A name that is a program's as well is the token's where its letters are those of the symbol: see `_phrases`.
-        out[phrase if phrase not in out else (symbol,)] = Condition(f"token = {symbol}", (Test("text", (f" {symbol} ", f" {symbol}.", f" {symbol},", f" {symbol}\n")),), words=(symbol,), weight=2)
+        out[phrase if phrase not in out else (symbol,)] = Condition(
+            f"token = {symbol}", (Test("text", (f" {symbol} ", f" {symbol}.", f" {symbol},", f" {symbol}\n")),), words=(symbol,), weight=2
+        )
     out |= dict.fromkeys(_split(_MEANINGLESS))
     return out
 
@@ -414,10 +382,6 @@ def _split(phrases: str) -> list[tuple[str, ...]]:
     return [*((word,) for word in first.split()), *(_words(other) for other in others)]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"[a-z0-9]+", text.lower()))
-
-
 def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Every run of words of a name that tells something, and the programs whose names have it."""
     found: dict[tuple[str, ...], list[str]] = {}
@@ -425,9 +389,9 @@ def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], t
         words = _words(program.name)
         runs = {words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
         if program.category in ("core", "token", "stake"):
-            runs = {run for run in runs if len(run) == len(words) > 1 or run == words[:-1] and len(run) > 1}
+            runs = {run for run in runs if len(run) == len(words) > 1 or (run == words[:-1] and len(run) > 1)}
         for run in runs:
-            if run == words and len(run) > 1 or not all(word in _COMMON for word in run):
+            if (run == words and len(run) > 1) or not all(word in _COMMON for word in run):
                 found.setdefault(run, []).append(account)
     for phrase, beginnings in _NICKNAMES.items():
         accounts = [account for account, program in programs.items() if program.name.startswith(tuple(beginnings.split("|")))]
@@ -486,14 +450,18 @@ def _is_slip(word: str, meant: str) -> bool:
 
 
 _OTHER_WORDS = frozenset(
-    "brought burying busy competed copper filed filing freeing mined mining revered reused sabre smelling spelling stalking swelling tenor".split()
+    _words(
+        "brought burying busy competed copper filed filing freeing mined mining revered reused sabre smelling spelling spending stalking swelling tenor warp"
+    )
 )
 """English words that are one slip from the vocabulary: all that are among the 18,000 words of MiniLM's tokenizer."""
 
 
 # --- totals and superlatives -------------------------------------------------------------------------------------------------------------
 
-_SUPERLATIVE = re.compile(r"\b(most|busiest|top|largest|biggest|highest|largest|large|big|huge|whales?)\b|\b(least|smallest|lowest|tiny|dust|small)\b", re.IGNORECASE)
+_SUPERLATIVE = re.compile(
+    r"\b(most|busiest|top|largest|biggest|highest|largest|large|big|huge|whales?)\b|\b(least|smallest|lowest|tiny|dust|small)\b", re.IGNORECASE
+)
 _TOTAL = re.compile(
     r"\b(summar(?:y|ies|ise|ize)|overview|overall|statistics|stats|totals?|in total|how many|how busy|usage|breakdown|most common|busiest|top|distribution)\b",
     re.IGNORECASE,
@@ -532,83 +500,3 @@ def _order(text: str, conditions: Sequence[Condition]) -> Order | None:
     if re.search(r"\bsol\b", text, re.IGNORECASE):
         return Order("SOL", not match[2])
     return None
-
-
-# --- documents against conditions ----------------------------------------------------------------------------------------------------------
-
-
-def matches(condition: Condition, rows: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which documents meet a condition.
-
-    Args:
-        condition: of an `Understanding`.
-        rows: with columns `text`, `status`, `kind`, `error_class`, `programs`, `accounts`, `is_sandwich`, `scope`, `slot`, `signature`.
-
-    Returns:
-        A mask, shape [rows].
-    """
-    out = np.zeros(len(rows), np.bool_)
-    for test in condition.tests:
-        out |= _holds(test, rows)
-    if condition.amount is not None:
-        amount, value = condition.amount, told(rows["text"], condition.amount.unit)
-        inside = np.isfinite(value)
-        # Texts tell amounts exactly; a float tells them apart to 15 digits, which is more than anyone types.
-        if amount.least is not None:
-            inside &= value > float(amount.least) if amount.strict else value >= float(amount.least)
-        if amount.most is not None:
-            inside &= value < float(amount.most) if amount.strict else value <= float(amount.most)
-        out |= inside
-    return out
-
-
-def _holds(test: Test, rows: pa.Table) -> npt.NDArray[np.bool_]:
-    columns = {"program": "programs", "account": "accounts", "error": "error_class", "sandwich": "is_sandwich", "gained": "text", "lost": "text"}
-    column = columns.get(test.field, test.field)
-    array = rows[column].combine_chunks()
-    if test.field in ("program", "account"):
-        rows_of = np.repeat(np.arange(len(array)), np.diff(np.asarray(array.offsets)))
-        held = _mask(pc.is_in(array.flatten(), pa.array(test.values, pa.string())))
-        return np.bincount(rows_of[held], minlength=len(array)) > 0
-    if test.field in ("error", "text"):
-        return np.logical_or.reduce([_mask(pc.match_substring(array, value)) for value in test.values])
-    if test.field == "sandwich":
-        return _mask(array)
-    if test.field in ("gained", "lost"):
-        symbols = "|".join(re.escape(value) for value in test.values)
-        return _mask(pc.match_substring_regex(array, _NET[test.field].format(symbols)))
-    values = pa.array([int(value) for value in test.values], pa.int64()) if test.field == "slot" else pa.array(test.values, pa.string())
-    return _mask(pc.is_in(array, values))
-
-
-_NET = {
-    "gained": r"^[^\n]*\n[^\n>]* received (?:[0-9.]+ [^\n]*?, )*[0-9.]+ (?:{})[.,\n]",
-    "lost": r"^[^\n]*\n[^\n> ]+ gave (?:[0-9.]+ [^ \n]+, )*[0-9.]+ (?:{})(?: and |[.,\n])",
-}
-"""The second line of a text tells what the fee payer gave and received."""
-
-
-def _mask(array: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(array, False).to_numpy(zero_copy_only=False), np.bool_)
-
-
-_TOLD = {
-    "SOL": r" sent ([0-9.]+) w?SOL\b",
-    "USD": r" sent ([0-9.]+) USD[CT]\b",
-    "fee": r" paid ([0-9.]+) SOL in fees",
-    "compute units": r", ([0-9]+) compute units",
-    "transactions": r"(?:called in|paid for|: )\s?([0-9]+) transaction",
-    "failed": r", ([0-9]+) failed",
-    "swap": r"\bswap ([0-9]+)",
-}
-
-
-def told(texts: pa.ChunkedArray | pa.Array, unit: str) -> npt.NDArray[np.float64]:
-    """The largest amount of a unit that each text tells of, NaN where it tells of none.
-
-    Args:
-        texts: of documents or summaries, shape [texts].
-        unit: as `Amount.unit` and `Order.unit`.
-    """
-    pattern = re.compile(_TOLD.get(unit) or rf" (?:sent|minted|burned) ([0-9.]+) {re.escape(unit)}\b")
-    return np.array([max(map(float, pattern.findall(text)), default=np.nan) for text in texts.to_pylist()], np.float64)

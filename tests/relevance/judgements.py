@@ -61,8 +61,10 @@ def judge(corpus: Corpus) -> Judged:
     for need in tomllib.loads((FOLDER / "queries.toml").read_text())["need"]:
         sql = f"select id, grade from (select id, coalesce(({need['relevant']})::int, 0) as grade from facts) where grade > 0 order by id"
         grades = dict(connection.execute(sql).fetchall())
-        worded = [(text, need["class"]) for text in need["queries"]] + [(text, "misspelt") for text in need.get("misspelt", ())]
-        queries += [Query(text, need["name"], kind, need["split"], grades) for text, kind in worded]
+        kind, split = need["class"], need["split"]
+        queries += [Query(text, need["name"], kind, split, grades) for text in need["queries"]]
+        queries += [Query(text, need["name"], "misspelt", split, grades) for text in need.get("misspelt", ())]
+        queries += [Query(text, need["name"], kind, "fresh", grades) for text in need.get("fresh", ())]
     keys = {row[0]: row[1] or row[0] for row in connection.execute("select tx_signature, structural_key from documents").fetchall()}
     return Judged(tuple(queries), keys)
 
