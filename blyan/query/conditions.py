@@ -89,8 +89,8 @@ class Order:
     descending: bool = True
 
 
-ORDER_WEIGHT = 0.9
-"""What being first in an order counts: less than a condition, more than words and meaning."""
+ORDER_WEIGHT = 1.5
+"""What being first in an order counts: as much as one or two conditions."""
 
 COLUMNS = ("text", "status", "kind", "error_class", "programs", "accounts", "is_sandwich", "scope", "slot", "signature")
 """What is read of a document to tell whether it meets conditions; named as in the search index."""

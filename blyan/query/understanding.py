@@ -58,7 +58,7 @@ def understand(query: str, registry: Registry) -> Understanding:
         registry: names of programs, their errors, and tokens.
     """
     found: list[Condition] = []
-    rest = _exact(query, found)
+    rest = _exact(query, registry, found)
     bare = rest
     _directions(rest, registry, found)
     _codes(rest, found)
@@ -85,11 +85,15 @@ _BASE58 = re.compile(r"(?<![A-Za-z0-9])[1-9A-HJ-NP-Za-km-z]{32,88}(?![A-Za-z0-9]
 _SLOT = re.compile(r"\b(?:slot|block)s?\s+(?:number\s+)?#?(\d{1,12})\b", re.IGNORECASE)
 
 
-def _exact(query: str, found: list[Condition]) -> str:
+def _exact(query: str, registry: Registry, found: list[Condition]) -> str:
     """The query without accounts and signatures; slots stay, since summaries tell theirs in words."""
 
     def take(match: re.Match[str]) -> str:
         text = match[0]
+        if text in registry.mints:
+            # Texts have the names of known tokens, and their lists of accounts only those without a name.
+            found.append(_token(registry.mints[text].symbol))
+            return f" {registry.mints[text].symbol} "
         try:
             size = len(base58.decode(text))
         except ValueError:
@@ -195,11 +199,17 @@ def _amount_name(amount: Amount) -> str:
 _FOR = re.compile(r"\b(?:swap\w*|s[eo]ll?\w*|sold|convert\w*|exchang\w+|trad\w+)\s+(?:\w+\s+)??(\w+)\s+(?:for|into|to)\s+(\w+)\b", re.IGNORECASE)
 
 
+_GAVE = re.compile(r"\b(?:gave|spent|spends?|spending|sold|sells?|selling)\s+(?:\w+\s+)??(\w+)\b", re.IGNORECASE)
+_GOT = re.compile(r"\b(?:got|gets|received|receives|bought|buys?|buying)\s+(?:\w+\s+)??(\w+)\b", re.IGNORECASE)
+
+
 def _directions(text: str, registry: Registry, found: list[Condition]) -> None:
     """What was swapped for what."""
     symbols = {mint.symbol.lower(): mint.symbol for mint in registry.mints.values()} | {"sol": "SOL"}
-    for match in _FOR.finditer(text):
-        gave, got = (symbols.get(match[place].lower()) for place in (1, 2))
+    pairs = [(match[1], match[2]) for match in _FOR.finditer(text)]
+    pairs += [(match[1], "") for match in _GAVE.finditer(text)] + [("", match[1]) for match in _GOT.finditer(text)]
+    for pair in pairs:
+        gave, got = (symbols.get(word.lower()) for word in pair)
         if gave:
             found.append(Condition(f"gave {gave}", (Test("lost", _both(gave)),), weight=2))
         if got:
@@ -214,9 +224,12 @@ def _both(symbol: str) -> tuple[str, ...]:
 _CODE = re.compile(r"\b(0x[0-9a-f]{1,8})\b|\berror\s+(?:number|code|no)\.?\s*(\d{1,10})\b", re.IGNORECASE)
 _CAMEL = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z0-9]+)+\b")
 
+_QUOTED = re.compile(r"[\"“]([^\"“”\n]{3,})[\"”]")
+_INSTRUCTION = re.compile(r"\binstruction\s+#?(\d{1,3})\b", re.IGNORECASE)
+
 
 def _codes(text: str, found: list[Condition]) -> None:
-    """Error codes and names of errors as programs write them."""
+    """Error codes, names of errors as programs write them, and what stands in quotation marks."""
     for match in _CODE.finditer(text):
         code = match[1].lower() if match[1] else f"0x{int(match[2]):x}"
         found.append(
@@ -224,6 +237,10 @@ def _codes(text: str, found: list[Condition]) -> None:
                 f"error code = {code}", (Test("text", (f"custom program error: {code})", f"custom program error: {code}.")),), words=(code,), weight=2
             )
         )
+    quoted = [match[1] for match in _QUOTED.finditer(text)]
+    found += [Condition(f"{part!r} is told", (Test("text", (part,)),), weight=3) for part in quoted]
+    numbers = [int(match[1]) for match in _INSTRUCTION.finditer(text)]
+    found += [Condition(f"instruction {number} failed", (Test("text", (f"Instruction {number} failed",)),), weight=2) for number in numbers]
     names = [match[0] for match in _CAMEL.finditer(text)]
     found += [Condition(f"{name} is told", (Test("error", (name,)), Test("text", (name,))), words=(name,), weight=2) for name in names]
 
@@ -239,6 +256,8 @@ _FAILED = (
 )
 _SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed|went through"
 
+ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
+
 _LABELS: tuple[tuple[str, Condition], ...] = (
     (_FAILED, Condition("status = Fail", (Test("status", ("Fail",)),), words=("failed",))),
     (_SUCCEEDED, Condition("status = Success", (Test("status", ("Success",)),), words=("succeeded",))),
@@ -250,10 +269,14 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
         "liquidity lp lps|pool deposit|pool deposits|liquidity provider",
         Condition("kind = liquidity", (Test("kind", ("liquidity",)),), words=("liquidity", "deposit", "withdraw")),
     ),
-    ("nft nfts collectible collectibles cnft cnfts", Condition("kind = nft", (Test("kind", ("nft",)),), words=("NFT",))),
+    ("nft nfts collectible collectibles", Condition("kind = nft", (Test("kind", ("nft",)),), words=("NFT",), weight=2)),
     (
         "transfer transfers transferred transferring payment payments paid pays sent sends send sending",
-        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.25),
+        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.03),
+    ),
+    (
+        "ata atas|token account|token accounts",
+        Condition("kind = token_account", (Test("kind", ("token_account",)), Test("program", (ASSOCIATED,))), words=("token", "account")),
     ),
     ("|sol transfer|sol transfers|sol payment|sol payments|transfer of sol|transfers of sol", Condition("kind = transfer", (Test("kind", ("transfer",)),), words=("SOL", "transfer"))),
     ("|token transfer|token transfers", Condition("kind = token_transfer", (Test("kind", ("token_transfer",)),), words=("token", "transfer"))),
@@ -309,9 +332,8 @@ _MEANINGLESS = "|dynamic liquidity|liquidity pool|liquidity pools|nonce error|co
 
 _NICKNAMES = {
     "pumpfun": "pump.fun", "pump fun": "pump.fun", "pump swap": "PumpSwap", "jup": "Jupiter", "jup aggregator": "Jupiter", "mango": "Mango",
-    "token extensions": "Token-2022", "token extension": "Token-2022", "spl 2022": "Token-2022", "ata": "Associated Token", "atas": "Associated Token",
-    "token account": "Associated Token", "token accounts": "Associated Token", "jupiter perps": "Jupiter Perpetuals", "jup perps": "Jupiter Perpetuals",
-    "margin fi": "marginfi", "concentrated liquidity": "Orca Whirlpool|Raydium CLMM", "lookup table": "Address Lookup Table", "lookup tables": "Address Lookup Table",
+    "token extensions": "Token-2022", "token extension": "Token-2022", "spl 2022": "Token-2022", "jupiter perps": "Jupiter Perpetuals", "jup perps": "Jupiter Perpetuals",
+    "margin fi": "marginfi", "cnft": "Metaplex Bubblegum", "cnfts": "Metaplex Bubblegum", "compressed nft": "Metaplex Bubblegum", "compressed nfts": "Metaplex Bubblegum", "concentrated liquidity": "Orca Whirlpool|Raydium CLMM", "lookup table": "Address Lookup Table", "lookup tables": "Address Lookup Table",
 }  # fmt: skip
 """What programs are called, and their names in the registry, or the beginnings of them."""
 
@@ -350,7 +372,9 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
         out |= dict.fromkeys(_split(phrases), condition)
     for phrases, parts in _DOINGS:
         name = parts[0].strip()
-        out |= dict.fromkeys(_split(phrases), Condition(f"{name} is told", (Test("text", parts),), words=tuple(part.strip() for part in parts)))
+        out |= dict.fromkeys(
+            _split(phrases), Condition(f"{name} is told", (Test("text", parts),), words=tuple(part.strip() for part in parts), weight=2)
+        )
     for kind, (phrases, categories) in _CATEGORIES.items():
         accounts = tuple(account for account, program in registry.programs.items() if program.category in categories)
         out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Test("kind", (kind,)), Test("program", accounts)), words=(kind,)))
@@ -369,11 +393,17 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
     }
     for phrase, symbol in tokens.items():
         # A name that is a program's as well is the token's where its letters are those of the symbol: see `_phrases`.
-        out[phrase if phrase not in out else (symbol,)] = Condition(
-            f"token = {symbol}", (Test("text", (f" {symbol} ", f" {symbol}.", f" {symbol},", f" {symbol}\n")),), words=(symbol,), weight=2
-        )
+        out[phrase if phrase not in out else (symbol,)] = _token(symbol)
+    dollars = [mint.symbol for mint in registry.mints.values() if mint.is_dollar]
+    out |= dict.fromkeys(_split("stablecoin stablecoins|stable coin|stable coins"), _token(*dollars))
     out |= dict.fromkeys(_split(_MEANINGLESS))
     return out
+
+
+def _token(*symbols: str) -> Condition:
+    """One of these tokens is told of."""
+    parts = tuple(f" {symbol}{end}" for symbol in symbols for end in " .,\n")
+    return Condition(f"token = {' or '.join(symbols)}", (Test("text", parts),), words=symbols, weight=2)
 
 
 def _split(phrases: str) -> list[tuple[str, ...]]:
@@ -460,10 +490,10 @@ _OTHER_WORDS = frozenset(
 # --- totals and superlatives -------------------------------------------------------------------------------------------------------------
 
 _SUPERLATIVE = re.compile(
-    r"\b(most|busiest|top|largest|biggest|highest|largest|large|big|huge|whales?)\b|\b(least|smallest|lowest|tiny|dust|small)\b", re.IGNORECASE
+    r"\b(most|busiest|top|largest|biggest|highest|high|large|big|huge|whales?)\b|\b(least|smallest|lowest|tiny|dust|small)\b", re.IGNORECASE
 )
 _TOTAL = re.compile(
-    r"\b(summar(?:y|ies|ise|ize)|overview|overall|statistics|stats|totals?|in total|how many|how busy|usage|breakdown|most common|busiest|top|distribution)\b",
+    r"\b(summar(?:y|ies|ise|ize)|overview|overall|statistics|stats|totals?|in total|how many|how busy|usage|breakdown|most common|most frequent|common reasons|busiest|distribution)\b",
     re.IGNORECASE,
 )
 _WHO = re.compile(r"\b(who|wallets?|accounts?|address(?:es)?|traders?|payers?|users?)\b", re.IGNORECASE)
@@ -479,7 +509,9 @@ def _scope(text: str, order: Order | None) -> tuple[Condition, ...]:
         return (Condition("summaries of programs", (Test("scope", ("program",)),), weight=4),)
     if counted and _WHO.search(text):
         return (Condition("summaries of accounts", (Test("scope", ("account",)),), weight=4),)
-    return (Condition("summaries", (Test("scope", ("range", "program", "account")),), weight=4),)
+    # The summary of everything first, unless the words name a program or an account, which its own then meets.
+    everything = Condition("of everything first", (Test("scope", ("range",)),), weight=0.5)
+    return (Condition("summaries", (Test("scope", ("range", "program", "account")),), weight=4), everything)
 
 
 _COUNTED = ("transactions", "failed", "swap")
