@@ -20,10 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blyan.corpus.terms import terms_of
+
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-Field = Literal["status", "kind", "program", "error", "account", "signature", "slot", "text", "gained", "lost", "sandwich", "scope"]
+Field = Literal["status", "kind", "program", "error", "account", "signature", "slot", "text", "gained", "lost", "sandwich", "scope", "error_words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Test:
 
     `status`, `kind` and `scope` are the columns; `program` and `account` are accounts of the columns `programs` and `accounts`; `error`
     is a part of `error_class` and `text` of `text`; `gained` and `lost` are symbols of what the fee payer received and gave; `slot` is a
-    number; `sandwich` has no value.
+    number; `sandwich` has no value. `error_words` are terms of which all those of `error_class` are some: an error is named by its words.
     """
 
     field: Field
@@ -60,7 +62,7 @@ class Condition:
     """What a document should be; any of the tests will do.
 
     Attributes:
-        name: the condition in words, such as `status = Fail`.
+        name: the condition in words, such as `status = Fail`; empty for one that most documents miss and nobody need know of.
         tests: what shows it.
         amount: or an amount that it should tell of.
         words: words of documents that meet it, which full text is searched for besides the query's own.
@@ -81,7 +83,7 @@ class Order:
     """What most is asked of: documents that tell of more of it come first among equals.
 
     Attributes:
-        unit: as `Amount.unit`, or what a summary counts: `transactions`, `failed`, `swap`.
+        unit: as `Amount.unit`, or what a summary counts: `transactions`, `failed`, `swap`, `fees`.
         descending: the largest first.
     """
 
@@ -145,7 +147,15 @@ def matches(condition: Condition, rows: pa.Table) -> Mask:
 
 
 def _holds(test: Test, rows: pa.Table) -> Mask:
-    columns = {"program": "programs", "account": "accounts", "error": "error_class", "sandwich": "is_sandwich", "gained": "text", "lost": "text"}
+    columns = {
+        "program": "programs",
+        "account": "accounts",
+        "error": "error_class",
+        "error_words": "error_class",
+        "sandwich": "is_sandwich",
+        "gained": "text",
+        "lost": "text",
+    }
     column = columns.get(test.field, test.field)
     array = rows[column].combine_chunks()
     if test.field in ("program", "account"):
@@ -158,6 +168,11 @@ def _holds(test: Test, rows: pa.Table) -> Mask:
         return has
     if test.field == "sandwich":
         return _mask(array)
+    if test.field == "error_words":
+        coded = array.dictionary_encode()
+        named = [bool(words) and set(words) <= set(test.values) for words in terms_of(coded.dictionary).to_pylist()]
+        met: Mask = np.array([*named, False], np.bool_)[pc.fill_null(coded.indices, len(named)).to_numpy(zero_copy_only=False)]
+        return met
     if test.field in ("gained", "lost"):
         symbols = "|".join(re.escape(value) for value in test.values)
         return _mask(pc.match_substring_regex(array, _NET[test.field].format(symbols)))
@@ -181,6 +196,7 @@ _TOLD = {
     "USD": r" sent ([0-9.]+) USD[CT]\b",
     "fee": r" paid ([0-9.]+) SOL in fees",
     "compute units": r", ([0-9]+) compute units",
+    "fees": r", ([0-9.]+) SOL in fees",
     "transactions": r"(?:called in|paid for|: )\s?([0-9]+) transaction",
     "failed": r", ([0-9]+) failed",
     "swap": r"\bswap ([0-9]+)",

@@ -17,6 +17,7 @@ from decimal import Decimal
 from functools import cache
 
 from blyan.corpus.registry import Program, Registry
+from blyan.corpus.terms import query_terms
 from blyan.query.conditions import Amount, Condition, Order, Test
 from blyan.solana import base58
 
@@ -44,7 +45,7 @@ class Understanding:
 
     def explain(self) -> str:
         """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
-        parts = [condition.name for condition in self.conditions]
+        parts = [condition.name for condition in self.conditions if condition.name]
         if self.order:
             parts.append(f"{'most' if self.order.descending else 'least'} {self.order.unit} first")
         return ", ".join([*parts, *(f"{word} read as {other}" for word, other in self.read_as)])
@@ -72,7 +73,8 @@ def understand(query: str, registry: Registry) -> Understanding:
     conditions = tuple({condition.name: condition for condition in found}.values())
     order = _order(bare, conditions)
     scope = _scope(bare, order)
-    return Understanding(" ".join(bare.split()), (*conditions, *scope), order, tuple(read_as.items()))
+    named = (Condition("", (Test("error_words", tuple(query_terms(bare))),), weight=2),)
+    return Understanding(" ".join(bare.split()), (*conditions, *scope, *named), order, tuple(read_as.items()))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -252,9 +254,9 @@ Vocabulary = Mapping[tuple[str, ...], Condition | None]
 
 _FAILED = (
     "failed fail fails failing failure failures failings unsuccessful reverted revert reverts reverting errored error errors erroring rejected aborted "
-    "refused|went wrong|gone wrong|go wrong|going wrong|did not go through|didn t go through|not go through|did not work|didn t work"
+    "refused|went wrong|gone wrong|go wrong|going wrong|did not go through|didn t go through|not go through|not accepted|did not work|didn t work"
 )
-_SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed|went through"
+_SUCCEEDED = "succeeded succeed succeeds successful successfully success worked completed executed|went through"
 
 ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
 
@@ -262,8 +264,12 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
     (_FAILED, Condition("status = Fail", (Test("status", ("Fail",)),), words=("failed",))),
     (_SUCCEEDED, Condition("status = Success", (Test("status", ("Success",)),), words=("succeeded",))),
     (
-        "swap swaps swapped swapping trade trades traded trading trader traders bought sold buying selling buy sell buys sells",
+        "swap swaps swapped swapping traded trader traders bought sold buying selling buy sell buys sells",
         Condition("kind = swap", (Test("kind", ("swap",)),), words=("swap",)),
+    ),
+    (
+        "trade trades trading order orders|market making|order book",
+        Condition("kind = swap or exchange", (Test("kind", ("swap", "exchange")),), words=("swap",)),
     ),
     (
         "liquidity lp lps|pool deposit|pool deposits|liquidity provider",
@@ -272,7 +278,7 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
     ("nft nfts collectible collectibles", Condition("kind = nft", (Test("kind", ("nft",)),), words=("NFT",), weight=2)),
     (
         "transfer transfers transferred transferring payment payments paid pays sent sends send sending",
-        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.03),
+        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.005),
     ),
     (
         "ata atas|token account|token accounts",
@@ -314,7 +320,7 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
 
 _DOINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mint mints minted minting|supply increased|supply increase|supply grew", (" minted ",)),
-    ("burn burns burned burnt burning", (" burned ",)),
+    ("burn burns burned burnt burning|supply destroyed|supply reduced|supply decreased", (" burned ",)),
     ("|new token|new tokens|token created|token mint|token launch|create a token|new spl token", ("initializeMint",)),
     ("close closed closes closing reclaimed reclaim", ("closeAccount",)),
     ("approve approved approves approval allowance delegate delegates", (" approve ",)),
@@ -333,7 +339,7 @@ _MEANINGLESS = "|dynamic liquidity|liquidity pool|liquidity pools|nonce error|co
 _NICKNAMES = {
     "pumpfun": "pump.fun", "pump fun": "pump.fun", "pump swap": "PumpSwap", "jup": "Jupiter", "jup aggregator": "Jupiter", "mango": "Mango",
     "token extensions": "Token-2022", "token extension": "Token-2022", "spl 2022": "Token-2022", "jupiter perps": "Jupiter Perpetuals", "jup perps": "Jupiter Perpetuals",
-    "margin fi": "marginfi", "cnft": "Metaplex Bubblegum", "cnfts": "Metaplex Bubblegum", "compressed nft": "Metaplex Bubblegum", "compressed nfts": "Metaplex Bubblegum", "concentrated liquidity": "Orca Whirlpool|Raydium CLMM", "lookup table": "Address Lookup Table", "lookup tables": "Address Lookup Table",
+    "margin fi": "marginfi", "dollar cost averaging": "Jupiter DCA", "ed25519": "Ed25519", "secp256k1": "Secp256k1", "cnft": "Metaplex Bubblegum", "cnfts": "Metaplex Bubblegum", "compressed nft": "Metaplex Bubblegum", "compressed nfts": "Metaplex Bubblegum", "concentrated liquidity": "Orca Whirlpool|Raydium CLMM", "lookup table": "Address Lookup Table", "lookup tables": "Address Lookup Table",
 }  # fmt: skip
 """What programs are called, and their names in the registry, or the beginnings of them."""
 
@@ -379,15 +385,11 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
         accounts = tuple(account for account, program in registry.programs.items() if program.category in categories)
         out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Test("kind", (kind,)), Test("program", accounts)), words=(kind,)))
     for phrase, accounts in _program_phrases(registry.programs).items():
-        names = ", ".join(registry.programs[account].name for account in accounts)
-        short = " ".join(registry.programs[accounts[0]].name.split()[:1]) if len(accounts) > 1 else names
-        name = f"program = {short}" + (f" ({len(accounts)} programs)" if len(accounts) > 1 else "")
-        out[phrase] = Condition(
-            name,
-            (Test("program", accounts),),
-            words=tuple(dict.fromkeys(names.replace(",", "").split())) if len(accounts) == 1 else (short,),
-            weight=2,
-        )
+        names = sorted(registry.programs[account].name for account in accounts)
+        # One word of the family finds all of it, and is not outdone by the one that has most words of the names.
+        short = names[0] if len(names) == 1 else " ".join(dict.fromkeys(name.split()[0] for name in names))
+        name = f"program = {' or '.join(names)}"
+        out[phrase] = Condition(name, (Test("program", accounts),), words=tuple(short.split()), weight=2)
     tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {
         _words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()
     }
@@ -514,7 +516,7 @@ def _scope(text: str, order: Order | None) -> tuple[Condition, ...]:
     return (Condition("summaries", (Test("scope", ("range", "program", "account")),), weight=4), everything)
 
 
-_COUNTED = ("transactions", "failed", "swap")
+_COUNTED = ("transactions", "failed", "swap", "fees")
 
 
 def _order(text: str, conditions: Sequence[Condition]) -> Order | None:
@@ -523,6 +525,8 @@ def _order(text: str, conditions: Sequence[Condition]) -> Order | None:
         return None
     names = {condition.name for condition in conditions}
     if re.search(r"\b(most|busiest|top)\b", text, re.IGNORECASE) and (_WHAT.search(text) or _WHO.search(text)):
+        if re.search(r"\bfees?\b", text, re.IGNORECASE):
+            return Order("fees")
         return Order("failed" if "status = Fail" in names else "swap" if "kind = swap" in names else "transactions")
     if re.search(r"\bfees?\b", text, re.IGNORECASE):
         return Order("fee", not match[2])
