@@ -472,9 +472,9 @@ def search(
     """Find transactions and summaries by what they say: `blyan search "failed swaps on Raydium"`."""
     from blyan.corpus.search_index import open_index
     from blyan.lake import Lake
-    from blyan.query.question import Question, programs_named, understand
+    from blyan.query.ask import ask
     from blyan.query.search import Filters
-    from blyan.query.search import search as find
+    from blyan.query.understanding import programs_named
     from blyan.settings import load_settings
     from blyan.solana.slots import SlotRange
 
@@ -496,18 +496,14 @@ def search(
         statuses=(status,) if status else (),
         error_classes=tuple(error or ()),
     )
-    asked = understand(question, registry, given)
-    by_meaning = bool(asked.text) and mode != "text"
-    embed = _embedder_of(settings, index.generation.model) if by_meaning else None
-    answer = find(index, asked.text, embed=embed, mode=mode, filters=asked.filters, limit=limit, per_template=alike)
-    if asked.said and not answer.searched.passing:
-        asked = Question(question, given, (f"the words: no document has {'; '.join(asked.said)}",))
-        embed = embed or (_embedder_of(settings, index.generation.model) if mode != "text" else None)
-        answer = find(index, question, embed=embed, mode=mode, filters=given, limit=limit, per_template=alike)
+    # The model is opened when a vector is asked for: a signature alone needs none.
+    asked = ask(
+        index, question, registry, embed=_embedder_of(settings, index.generation.model), mode=mode, filters=given, limit=limit, per_template=alike
+    )
     if output == "json":
-        _write_answer(answer, asked)
+        _write_answer(asked)
     else:
-        _show_answer(answer, asked, registry.names)
+        _show_answer(asked, registry.names)
 
 
 def _rebuild_search(lake: Any) -> None:
@@ -549,22 +545,29 @@ def _embedder_of(settings: Settings, model: str) -> Any:
     from blyan.corpus.embedder import open_embedder
     from blyan.errors import SettingError
 
-    embedder = open_embedder(settings)
-    if embedder.digest != model:
+    def embed(text: str) -> Any:
+        embedder = open_embedder(settings)
+        if embedder.digest == model:
+            return embedder.embed([text])
         what = f"the vectors of the search index are of the model {model[:12]}, and BLYAN_EMBEDDER={settings.embedder} is {embedder.digest[:12]}"
         remedy = "set the embedder that made them, search with `--mode text`, or embed the ranges again and run `blyan search --rebuild`"
         raise SettingError(what, where="BLYAN_EMBEDDER", remedy=remedy)
-    return lambda text: embedder.embed([text])
+
+    return embed
 
 
-def _show_answer(answer: Any, asked: Any, names: Any) -> None:
+def _show_answer(asked: Any, names: Any) -> None:
     """Hits with where they are from, why they were found, and what they were looked for in."""
     from rich.markup import escape
 
+    from blyan.query.ask import unmet
+
     console = _console()
-    searched = answer.searched
-    if asked.said:
-        console.print(f"Only with {escape('; '.join(asked.said))}.", highlight=False, soft_wrap=True)
+    answer, searched = asked.answer, asked.answer.searched
+    if understood := asked.understood.explain():
+        console.print(f"Understood: {escape(understood)}.", highlight=False, soft_wrap=True)
+    if missing := unmet(asked):
+        console.print(f"No hit meets: {escape(', '.join(missing))}.", highlight=False, soft_wrap=True)
     for place, hit in enumerate(answer.hits, 1):
         row = hit.row
         labels = [str(row[name]) for name in ("kind", "status", "error_class", "value_bucket") if row[name]]
@@ -574,7 +577,7 @@ def _show_answer(answer: Any, asked: Any, names: Any) -> None:
             console.print(f"   [cyan]{row['signature']}[/cyan]", highlight=False, soft_wrap=True)
         for line in row["text"].split("\n")[:SHOWN_LINES]:
             console.print(f"   {escape(line)}", highlight=False, soft_wrap=True)
-        console.print(f"   [dim]{escape(_why(hit))}[/dim]", highlight=False, soft_wrap=True)
+        console.print(f"   [dim]{escape(_why(hit, asked.met[place - 1]))}[/dim]", highlight=False, soft_wrap=True)
     slots = f"slots {searched.first_slot:,} to {searched.last_slot:,}" if searched.ranges else "no slots"
     passing = f", {searched.passing:,} of them pass the filters" if searched.passing < searched.documents else ""
     found = "Nothing was found" if not answer.hits else f"{len(answer.hits)} shown"
@@ -594,25 +597,36 @@ def _cited(row: Any) -> str:
     return f"slots {row['slot']:,} to {row['last_slot']:,}, summary{of}"
 
 
-def _why(hit: Any) -> str:
+def _why(hit: Any, met: tuple[str, ...]) -> str:
     """Why it was found, and how many others are alike."""
     reasons = [f"score {hit.score:g}"]
+    reasons += [f"meets {', '.join(met)}"] if met else []
     reasons += [f"meaning {hit.cosine:.3f}"] if hit.cosine is not None else []
     reasons += [f"words {hit.bm25:.2f} ({', '.join(hit.words)})"] if hit.bm25 is not None else []
     return "; ".join([*reasons, f"one of {hit.alike:,} alike" if hit.alike > 1 else "none alike"])
 
 
-def _write_answer(answer: Any, asked: Any) -> None:
+def _write_answer(asked: Any) -> None:
     """The answer as JSON."""
     import json
     from dataclasses import asdict
 
+    from blyan.query.ask import unmet
+
+    answer = asked.answer
     hits = [
-        {"score": hit.score, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike}
+        {"score": hit.score, "meets": met, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike}
         | {name: value for name, value in hit.row.items() if name != "_rowid"}
-        for hit in answer.hits
+        for hit, met in zip(answer.hits, asked.met, strict=True)
     ]
-    facts = {"question": asked.text, "recognised": asked.said, "mode": answer.mode, "searched": asdict(answer.searched), "hits": hits}
+    facts = {
+        "question": asked.understood.text,
+        "understood": asked.understood.explain(),
+        "unmet": unmet(asked),
+        "mode": answer.mode,
+        "searched": asdict(answer.searched),
+        "hits": hits,
+    }
     typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
 
 

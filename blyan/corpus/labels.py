@@ -77,7 +77,8 @@ KIND_RULES = (
 SANDWICH = "same_payer_trades_a_pair_back_around_others"
 """In one slot, one payer swaps a pair of assets and later swaps it back, and between the two others swap it the first way. All are labelled."""
 
-_LEAST_DECADE = -4
+LEAST_DECADE = -4
+"""Amounts below ten to this power are in one bucket."""
 
 
 @dataclass(slots=True)
@@ -253,14 +254,15 @@ def _values(activity: Activity, registry: Registry) -> tuple[Ints, Mask]:
 
 def _buckets(decade: Ints, is_dollar: Mask) -> pa.Array:
     nothing = decade == np.iinfo(np.int64).min
-    clipped = np.where(nothing, 0, np.maximum(decade, _LEAST_DECADE - 1))
+    clipped = np.where(nothing, 0, np.maximum(decade, LEAST_DECADE - 1))
     distinct, which = np.unique(clipped * 2 + is_dollar, return_inverse=True)
-    return coded(which, strings([_bucket(key // 2, "USD" if key % 2 else "SOL") for key in distinct.tolist()] or [""]), nothing)
+    return coded(which, strings([bucket(key // 2, "USD" if key % 2 else "SOL") for key in distinct.tolist()] or [""]), nothing)
 
 
-def _bucket(decade: int, unit: str) -> str:
-    if decade < _LEAST_DECADE:
-        return f"{unit} below {_power(_LEAST_DECADE)}"
+def bucket(decade: int, unit: str) -> str:
+    """The value bucket of amounts from `10**decade` on, of `SOL` or `USD`; below the least, one for all."""
+    if decade < LEAST_DECADE:
+        return f"{unit} below {_power(LEAST_DECADE)}"
     return f"{unit} {_power(decade)} to {_power(decade + 1)}"
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blyan.corpus.labels import LEAST_DECADE, bucket
 from blyan.corpus.terms import terms_of
 
 Mask = npt.NDArray[np.bool_]
@@ -119,6 +120,57 @@ def weigh(conditions: Sequence[Condition], order: Order | None, rows: pa.Table) 
         distinct, place = np.unique(value[tells] if order.descending else -value[tells], return_inverse=True)
         out[tells] += ORDER_WEIGHT * (place + 1) / (len(distinct) + 1)
     return out
+
+
+def where(condition: Condition) -> str | None:
+    """What must be true of a row of the search index that meets a condition, as SQL; None where its columns do not tell.
+
+    Of an amount they tell the decade, so that more rows pass than meet it.
+    """
+    parts = [_sql(test) for test in condition.tests]
+    if condition.amount is not None:
+        parts.append(_in_buckets(condition.amount))
+    told = [part for part in parts if part is not None]
+    return f"({' or '.join(told)})" if told and len(told) == len(parts) else None
+
+
+def _sql(test: Test) -> str | None:
+    values = ", ".join(map(_quoted, test.values))
+    match test.field:
+        case "status" | "kind" | "scope" | "signature":
+            return f"{test.field} in ({values})"
+        case "program":
+            return f"array_has_any(programs, [{values}])"
+        case "account":
+            return f"array_has_any(accounts, [{values}])"
+        case "slot":
+            return " or ".join(f"(slot <= {int(value)} and last_slot >= {int(value)})" for value in test.values)
+        case "error":
+            return " or ".join(f"error_class like {_quoted(f'%{value}%')}" for value in test.values)
+        case "sandwich":
+            return "is_sandwich = true"
+    return None
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+GREATEST_DECADE = 11
+"""More than all dollars or SOL there are."""
+
+
+def _in_buckets(amount: Amount) -> str | None:
+    """The value buckets that a row with such an amount may have: that of its largest movement, which may be larger than this one."""
+    unit = "SOL" if amount.unit == "SOL" else "USD" if amount.unit in ("USD", "USDC", "USDT") else None
+    if unit is None:
+        return None
+    least = LEAST_DECADE - 1 if not amount.least or amount.least <= 0 else max(amount.least.adjusted(), LEAST_DECADE - 1)
+    names = [bucket(decade, unit) for decade in range(least, GREATEST_DECADE + 1)]
+    if unit == "SOL":
+        # Where a dollar token moved as well, the bucket is that of the dollars.
+        names += [bucket(decade, "USD") for decade in range(LEAST_DECADE - 1, GREATEST_DECADE + 1)]
+    return f"value_bucket in ({', '.join(map(_quoted, names))})"
 
 
 def matches(condition: Condition, rows: pa.Table) -> Mask:

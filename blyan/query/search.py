@@ -1,7 +1,7 @@
 """Searching the index: by meaning, by words, or by both, within filters.
 
 Belongs here: filters, ranking, and what is said of a hit. Does not belong here: what the index holds (`blyan.corpus.search_rows`) and how
-it is written (`blyan.corpus.search_index`), or which words of a question are filters (`blyan.query.question`).
+it is written (`blyan.corpus.search_index`), or what a question asks for beside its words (`blyan.query.ask`).
 
 Most transactions differ from others in nothing but amounts, so what is ranked are templates (documents of one structural key): a template
 is as good as its best document, at most some documents of each are shown, and the others are counted. Two documents of one score
@@ -33,6 +33,7 @@ from blyan.corpus.search_index import OpenIndex, lance_errors
 from blyan.corpus.search_rows import FOUND, TERM
 from blyan.corpus.terms import bm25, is_counted, query_terms
 from blyan.errors import PermanentError
+from blyan.query.conditions import Condition, where
 from blyan.solana import base58
 from blyan.solana.slots import SlotRange
 
@@ -91,6 +92,7 @@ class Filters:
         flags: has all of these.
         is_vote, is_sandwich: whether it is one.
         signature: the transaction with this signature.
+        conditions: may meet each of these, as far as the columns of the index tell.
     """
 
     slots: SlotRange | None = None
@@ -107,6 +109,7 @@ class Filters:
     is_vote: bool | None = None
     is_sandwich: bool | None = None
     signature: str | None = None
+    conditions: tuple[Condition, ...] = ()
 
     def condition(self) -> str:
         """The same as LanceDB's SQL; empty where there is no filter.
@@ -131,6 +134,7 @@ class Filters:
         parts += [f"{name} = {str(value).lower()}" for name, value in whether.items() if value is not None]
         if self.signature is not None:
             parts.append(f"signature = {_text(self.signature)}")
+        parts += [told for told in map(where, self.conditions) if told is not None]
         return " and ".join(parts)
 
 
@@ -206,6 +210,7 @@ def search(
     index: OpenIndex,
     text: str = "",
     *,
+    words: str = "",
     embed: Callable[[str], Vectors] | None = None,
     mode: Mode = "hybrid",
     filters: Filters | None = None,
@@ -219,6 +224,7 @@ def search(
     Args:
         index: what `blyan.corpus.search_index.open_index` gives.
         text: the question.
+        words: what is looked for by words, where that is not the question's own words.
         embed: the question's vector, of the model of the index; only needed by `hybrid` and `vector`.
         mode: by meaning, by words, or by both.
         filters: what a hit must be.
@@ -234,7 +240,7 @@ def search(
         raise PermanentError(f"{limit} hits, {per_template} of a template", where="search", remedy="ask for one at least")
     with lance_errors(index.documents.uri):
         depth = max(DEPTH, limit) if mode == "hybrid" else limit
-        return _Search(index, chosen, limit, per_template, depth).answer(text, mode, embed)
+        return _Search(index, chosen, limit, per_template, depth).answer(text, words or text, mode, embed)
 
 
 class _Search:
@@ -254,7 +260,7 @@ class _Search:
         self._direction: npt.NDArray[np.float64] = np.empty(0)
         self._wanted: tuple[Sequence[str], Mapping[str, int], int, float] = ((), {}, 0, 0.0)
 
-    def answer(self, text: str, mode: Mode, embed: Callable[[str], Vectors] | None) -> Answer:
+    def answer(self, text: str, words: str, mode: Mode, embed: Callable[[str], Vectors] | None) -> Answer:
         terms: list[str] = []
         orders: dict[str, _Order] = {}
         if not text.strip():
@@ -262,7 +268,7 @@ class _Search:
                 raise PermanentError("there is nothing to look for", where="search", remedy="give words, or a filter")
             orders["newest"] = self._newest()
         if text.strip() and mode in ("hybrid", "text"):
-            terms = query_terms(text)
+            terms = query_terms(words)
             orders["text"] = self._by_words(terms)
         if text.strip() and mode in ("hybrid", "vector"):
             if embed is None:
@@ -434,7 +440,8 @@ class _Search:
         rows = self._rows(["structural_key", "terms", *_KEYS], _row_ids([*known, *fresh]))
         again = self._ordered(rows, self._scored(rows))
         for key in pc.unique(members["structural_key"]).to_pylist():
-            if key in order.best:
+            # Templates that only another order found may push one out of these.
+            if key in order.best and key in again.best:
                 order.best[key] = again.best[key]
                 order.scores |= {row: again.scores[row] for row in again.best[key]}
 

@@ -10,6 +10,7 @@ else can be meant by them.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import cache
 
 from blyan.corpus.registry import Program, Registry
 from blyan.corpus.terms import query_terms
+from blyan.errors import PermanentError
 from blyan.query.conditions import Amount, Condition, Order, Test
 from blyan.solana import base58
 
@@ -83,6 +85,34 @@ def _words(text: str) -> tuple[str, ...]:
 
 # --- accounts, signatures, slots -------------------------------------------------------------------------------------------------------
 
+
+def programs_named(name: str, registry: Registry) -> tuple[str, ...]:
+    """The programs that a name, part of one, or an account means.
+
+    Raises:
+        PermanentError: the registry has no such name, and it is no account.
+    """
+    whole = {_words(program.name): (account,) for account, program in registry.programs.items()}
+    known = _program_phrases(registry.programs) | whole
+    if _words(name) in known:
+        return known[_words(name)]
+    if _size(name) == _ACCOUNT_BYTES:
+        return (name,)
+    near = difflib.get_close_matches(name, [program.name for program in registry.programs.values()], 3, 0.4)
+    remedy = f"give an account, or a name of the registry{', such as ' + ', '.join(near) if near else ''}"
+    raise PermanentError(f"no program is named {name!r}", where="--program", remedy=remedy)
+
+
+_ACCOUNT_BYTES, _SIGNATURE_BYTES = 32, 64
+
+
+def _size(text: str) -> int:
+    try:
+        return len(base58.decode(text))
+    except ValueError:
+        return 0
+
+
 _BASE58 = re.compile(r"(?<![A-Za-z0-9])[1-9A-HJ-NP-Za-km-z]{32,88}(?![A-Za-z0-9])")
 _SLOT = re.compile(r"\b(?:slot|block)s?\s+(?:number\s+)?#?(\d{1,12})\b", re.IGNORECASE)
 
@@ -96,13 +126,10 @@ def _exact(query: str, registry: Registry, found: list[Condition]) -> str:
             # Texts have the names of known tokens, and their lists of accounts only those without a name.
             found.append(_token(registry.mints[text].symbol))
             return f" {registry.mints[text].symbol} "
-        try:
-            size = len(base58.decode(text))
-        except ValueError:
-            return text
-        if size == 64:
+        size = _size(text)
+        if size == _SIGNATURE_BYTES:
             found.append(Condition(f"signature = {text}", (Test("signature", (text,)),), weight=4, exact=True))
-        elif size == 32:
+        elif size == _ACCOUNT_BYTES:
             found.append(Condition(f"account = {text}", (Test("account", (text,)), Test("program", (text,))), weight=4, exact=True))
         else:
             return text
@@ -388,7 +415,7 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
         names = sorted(registry.programs[account].name for account in accounts)
         # One word of the family finds all of it, and is not outdone by the one that has most words of the names.
         short = names[0] if len(names) == 1 else " ".join(dict.fromkeys(name.split()[0] for name in names))
-        name = f"program = {' or '.join(names)}"
+        name = f"program = {' or '.join(names) if len(names) < 3 else f'{short} ({len(names)} programs)'}"
         out[phrase] = Condition(name, (Test("program", accounts),), words=tuple(short.split()), weight=2)
     tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {
         _words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()
