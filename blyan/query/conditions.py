@@ -30,7 +30,7 @@ Field = Literal["status", "kind", "program", "error", "account", "signature", "s
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Check:
     """What a document may be tested for. Any of the values will do.
 
     `status`, `kind` and `scope` are the columns; `program` and `account` are accounts of the columns `programs` and `accounts`; `error`
@@ -60,11 +60,11 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a document should be; any of the tests will do.
+    """What a document should be; any of the checks will do.
 
     Attributes:
         name: the condition in words, such as `status = Fail`; empty for one that most documents miss and nobody need know of.
-        tests: what shows it.
+        checks: what shows it.
         amount: or an amount that it should tell of.
         words: words of documents that meet it, which full text is searched for besides the query's own.
         weight: how much more a document counts that meets it. The ranks of text and vector together count less than 0.1.
@@ -72,7 +72,7 @@ class Condition:
     """
 
     name: str
-    tests: tuple[Test, ...] = ()
+    checks: tuple[Check, ...] = ()
     amount: Amount | None = None
     words: tuple[str, ...] = ()
     weight: float = 1.0
@@ -127,26 +127,26 @@ def where(condition: Condition) -> str | None:
 
     Of an amount they tell the decade, so that more rows pass than meet it.
     """
-    parts = [_sql(test) for test in condition.tests]
+    parts = [_sql(check) for check in condition.checks]
     if condition.amount is not None:
         parts.append(_in_buckets(condition.amount))
     told = [part for part in parts if part is not None]
     return f"({' or '.join(told)})" if told and len(told) == len(parts) else None
 
 
-def _sql(test: Test) -> str | None:
-    values = ", ".join(map(_quoted, test.values))
-    match test.field:
+def _sql(check: Check) -> str | None:
+    values = ", ".join(map(_quoted, check.values))
+    match check.field:
         case "status" | "kind" | "scope" | "signature":
-            return f"{test.field} in ({values})"
+            return f"{check.field} in ({values})"
         case "program":
             return f"array_has_any(programs, [{values}])"
         case "account":
             return f"array_has_any(accounts, [{values}])"
         case "slot":
-            return " or ".join(f"(slot <= {int(value)} and last_slot >= {int(value)})" for value in test.values)
+            return " or ".join(f"(slot <= {int(value)} and last_slot >= {int(value)})" for value in check.values)
         case "error":
-            return " or ".join(f"error_class like {_quoted(f'%{value}%')}" for value in test.values)
+            return " or ".join(f"error_class like {_quoted(f'%{value}%')}" for value in check.values)
         case "sandwich":
             return "is_sandwich = true"
     return None
@@ -184,8 +184,8 @@ def matches(condition: Condition, rows: pa.Table) -> Mask:
         A mask, shape [rows].
     """
     out = np.zeros(len(rows), np.bool_)
-    for test in condition.tests:
-        out |= _holds(test, rows)
+    for check in condition.checks:
+        out |= _holds(check, rows)
     if condition.amount is not None:
         amount, value = condition.amount, told(rows["text"], condition.amount.unit)
         inside = np.isfinite(value)
@@ -198,7 +198,7 @@ def matches(condition: Condition, rows: pa.Table) -> Mask:
     return out
 
 
-def _holds(test: Test, rows: pa.Table) -> Mask:
+def _holds(check: Check, rows: pa.Table) -> Mask:
     columns = {
         "program": "programs",
         "account": "accounts",
@@ -208,27 +208,27 @@ def _holds(test: Test, rows: pa.Table) -> Mask:
         "gained": "text",
         "lost": "text",
     }
-    column = columns.get(test.field, test.field)
+    column = columns.get(check.field, check.field)
     array = rows[column].combine_chunks()
-    if test.field in ("program", "account"):
+    if check.field in ("program", "account"):
         rows_of = np.repeat(np.arange(len(array)), np.diff(np.asarray(array.offsets)))
-        held = _mask(pc.is_in(array.flatten(), pa.array(test.values, pa.string())))
+        held = _mask(pc.is_in(array.flatten(), pa.array(check.values, pa.string())))
         found: Mask = np.bincount(rows_of[held], minlength=len(array)) > 0
         return found
-    if test.field in ("error", "text"):
-        has: Mask = np.any([_mask(pc.match_substring(array, value)) for value in test.values], axis=0)
+    if check.field in ("error", "text"):
+        has: Mask = np.any([_mask(pc.match_substring(array, value)) for value in check.values], axis=0)
         return has
-    if test.field == "sandwich":
+    if check.field == "sandwich":
         return _mask(array)
-    if test.field == "error_words":
+    if check.field == "error_words":
         coded = array.dictionary_encode()
-        named = [bool(words) and set(words) <= set(test.values) for words in terms_of(coded.dictionary).to_pylist()]
+        named = [bool(words) and set(words) <= set(check.values) for words in terms_of(coded.dictionary).to_pylist()]
         met: Mask = np.array([*named, False], np.bool_)[pc.fill_null(coded.indices, len(named)).to_numpy(zero_copy_only=False)]
         return met
-    if test.field in ("gained", "lost"):
-        symbols = "|".join(re.escape(value) for value in test.values)
-        return _mask(pc.match_substring_regex(array, _NET[test.field].format(symbols)))
-    values = pa.array([int(value) for value in test.values], pa.int64()) if test.field == "slot" else pa.array(test.values, pa.string())
+    if check.field in ("gained", "lost"):
+        symbols = "|".join(re.escape(value) for value in check.values)
+        return _mask(pc.match_substring_regex(array, _NET[check.field].format(symbols)))
+    values = pa.array([int(value) for value in check.values], pa.int64()) if check.field == "slot" else pa.array(check.values, pa.string())
     return _mask(pc.is_in(array, values))
 
 

@@ -20,7 +20,7 @@ from functools import cache
 from blyan.corpus.registry import Program, Registry
 from blyan.corpus.terms import query_terms
 from blyan.errors import PermanentError
-from blyan.query.conditions import Amount, Condition, Order, Test
+from blyan.query.conditions import Amount, Check, Condition, Order
 from blyan.solana import base58
 
 
@@ -75,7 +75,7 @@ def understand(query: str, registry: Registry) -> Understanding:
     conditions = tuple({condition.name: condition for condition in found}.values())
     order = _order(bare, conditions)
     scope = _scope(bare, order)
-    named = (Condition("", (Test("error_words", tuple(query_terms(bare))),), weight=2),)
+    named = (Condition("", (Check("error_words", tuple(query_terms(bare))),), weight=2),)
     return Understanding(" ".join(bare.split()), (*conditions, *scope, *named), order, tuple(read_as.items()))
 
 
@@ -128,16 +128,16 @@ def _exact(query: str, registry: Registry, found: list[Condition]) -> str:
             return f" {registry.mints[text].symbol} "
         size = _size(text)
         if size == _SIGNATURE_BYTES:
-            found.append(Condition(f"signature = {text}", (Test("signature", (text,)),), weight=4, exact=True))
+            found.append(Condition(f"signature = {text}", (Check("signature", (text,)),), weight=4, exact=True))
         elif size == _ACCOUNT_BYTES:
-            found.append(Condition(f"account = {text}", (Test("account", (text,)), Test("program", (text,))), weight=4, exact=True))
+            found.append(Condition(f"account = {text}", (Check("account", (text,)), Check("program", (text,))), weight=4, exact=True))
         else:
             return text
         return " "
 
     rest = _BASE58.sub(take, query)
     slots = (int(match[1]) for match in _SLOT.finditer(rest))
-    found += [Condition(f"slot = {slot}", (Test("slot", (str(slot),)),), weight=4, exact=True) for slot in slots]
+    found += [Condition(f"slot = {slot}", (Check("slot", (str(slot),)),), weight=4, exact=True) for slot in slots]
     return rest
 
 
@@ -240,9 +240,9 @@ def _directions(text: str, registry: Registry, found: list[Condition]) -> None:
     for pair in pairs:
         gave, got = (symbols.get(word.lower()) for word in pair)
         if gave:
-            found.append(Condition(f"gave {gave}", (Test("lost", _both(gave)),), weight=2))
+            found.append(Condition(f"gave {gave}", (Check("lost", _both(gave)),), weight=2))
         if got:
-            found.append(Condition(f"received {got}", (Test("gained", _both(got)),), weight=2))
+            found.append(Condition(f"received {got}", (Check("gained", _both(got)),), weight=2))
 
 
 def _both(symbol: str) -> tuple[str, ...]:
@@ -263,15 +263,18 @@ def _codes(text: str, found: list[Condition]) -> None:
         code = match[1].lower() if match[1] else f"0x{int(match[2]):x}"
         found.append(
             Condition(
-                f"error code = {code}", (Test("text", (f"custom program error: {code})", f"custom program error: {code}.")),), words=(code,), weight=2
+                f"error code = {code}",
+                (Check("text", (f"custom program error: {code})", f"custom program error: {code}.")),),
+                words=(code,),
+                weight=2,
             )
         )
     quoted = [match[1] for match in _QUOTED.finditer(text)]
-    found += [Condition(f"{part!r} is told", (Test("text", (part,)),), weight=3) for part in quoted]
+    found += [Condition(f"{part!r} is told", (Check("text", (part,)),), weight=3) for part in quoted]
     numbers = [int(match[1]) for match in _INSTRUCTION.finditer(text)]
-    found += [Condition(f"instruction {number} failed", (Test("text", (f"Instruction {number} failed",)),), weight=2) for number in numbers]
+    found += [Condition(f"instruction {number} failed", (Check("text", (f"Instruction {number} failed",)),), weight=2) for number in numbers]
     names = [match[0] for match in _CAMEL.finditer(text)]
-    found += [Condition(f"{name} is told", (Test("error", (name,)), Test("text", (name,))), words=(name,), weight=2) for name in names]
+    found += [Condition(f"{name} is told", (Check("error", (name,)), Check("text", (name,))), words=(name,), weight=2) for name in names]
 
 
 # --- the vocabulary --------------------------------------------------------------------------------------------------------------------
@@ -288,60 +291,60 @@ _SUCCEEDED = "succeeded succeed succeeds successful successfully success worked 
 ASSOCIATED = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
 
 _LABELS: tuple[tuple[str, Condition], ...] = (
-    (_FAILED, Condition("status = Fail", (Test("status", ("Fail",)),), words=("failed",))),
-    (_SUCCEEDED, Condition("status = Success", (Test("status", ("Success",)),), words=("succeeded",))),
+    (_FAILED, Condition("status = Fail", (Check("status", ("Fail",)),), words=("failed",))),
+    (_SUCCEEDED, Condition("status = Success", (Check("status", ("Success",)),), words=("succeeded",))),
     (
         "swap swaps swapped swapping traded trader traders bought sold buying selling buy sell buys sells",
-        Condition("kind = swap", (Test("kind", ("swap",)),), words=("swap",)),
+        Condition("kind = swap", (Check("kind", ("swap",)),), words=("swap",)),
     ),
     (
         "trade trades trading order orders|market making|order book",
-        Condition("kind = swap or exchange", (Test("kind", ("swap", "exchange")),), words=("swap",)),
+        Condition("kind = swap or exchange", (Check("kind", ("swap", "exchange")),), words=("swap",)),
     ),
     (
         "liquidity lp lps|pool deposit|pool deposits|liquidity provider",
-        Condition("kind = liquidity", (Test("kind", ("liquidity",)),), words=("liquidity", "deposit", "withdraw")),
+        Condition("kind = liquidity", (Check("kind", ("liquidity",)),), words=("liquidity", "deposit", "withdraw")),
     ),
-    ("nft nfts collectible collectibles", Condition("kind = nft", (Test("kind", ("nft",)),), words=("NFT",), weight=2)),
+    ("nft nfts collectible collectibles", Condition("kind = nft", (Check("kind", ("nft",)),), words=("NFT",), weight=2)),
     (
         "transfer transfers transferred transferring payment payments paid pays sent sends send sending",
-        Condition("kind = transfer or token_transfer", (Test("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.005),
+        Condition("kind = transfer or token_transfer", (Check("kind", ("transfer", "token_transfer")),), words=("transfer",), weight=0.005),
     ),
     (
         "ata atas|token account|token accounts",
-        Condition("kind = token_account", (Test("kind", ("token_account",)), Test("program", (ASSOCIATED,))), words=("token", "account")),
+        Condition("kind = token_account", (Check("kind", ("token_account",)), Check("program", (ASSOCIATED,))), words=("token", "account")),
     ),
-    ("|sol transfer|sol transfers|sol payment|sol payments|transfer of sol|transfers of sol", Condition("kind = transfer", (Test("kind", ("transfer",)),), words=("SOL", "transfer"))),
-    ("|token transfer|token transfers", Condition("kind = token_transfer", (Test("kind", ("token_transfer",)),), words=("token", "transfer"))),
+    ("|sol transfer|sol transfers|sol payment|sol payments|transfer of sol|transfers of sol", Condition("kind = transfer", (Check("kind", ("transfer",)),), words=("SOL", "transfer"))),
+    ("|token transfer|token transfers", Condition("kind = token_transfer", (Check("kind", ("token_transfer",)),), words=("token", "transfer"))),
     (
         "vote votes voted voting ballot ballots validator validators consensus",
-        Condition("kind = vote", (Test("kind", ("vote",)),), words=("vote",)),
+        Condition("kind = vote", (Check("kind", ("vote",)),), words=("vote",)),
     ),
     (
         "deploy deploys deployed deploying deployment deployments upload uploads uploaded bytecode upgrade upgraded upgrades",
-        Condition("kind = deploy", (Test("kind", ("deploy",)),), words=("deployment", "write")),
+        Condition("kind = deploy", (Check("kind", ("deploy",)),), words=("deployment", "write")),
     ),
     (
         "oracle oracles|price feed|price feeds|price update|price updates",
-        Condition("kind = oracle", (Test("kind", ("oracle",)),), words=("oracle",)),
+        Condition("kind = oracle", (Check("kind", ("oracle",)),), words=("oracle",)),
     ),
     (
         "sandwich sandwiches sandwiched sandwiching mev frontrun frontrunning backrun backrunning victim victims|front run|back run|front running|back running",
-        Condition("part of a sandwich", (Test("sandwich"),), weight=2),
+        Condition("part of a sandwich", (Check("sandwich"),), weight=2),
     ),
-    ("memo memos note notes", Condition("has a memo", (Test("text", ('Memo "',)),), words=("memo",), weight=2)),
+    ("memo memos note notes", Condition("has a memo", (Check("text", ('Memo "',)),), words=("memo",), weight=2)),
     (
         "slippage",
         Condition(
             "error = slippage",
-            (Test("error", ("lippage", "TooLittleOutputReceived", "AmountOutBelowMinimum", "TooMuchSolRequired", "TooLittleSolReceived")),),
+            (Check("error", ("lippage", "TooLittleOutputReceived", "AmountOutBelowMinimum", "TooMuchSolRequired", "TooLittleSolReceived")),),
             words=("slippage",),
             weight=2,
         ),
     ),
     (
         "insufficient|not enough|insufficient funds|insufficient balance|insufficient lamports",
-        Condition("error = insufficient funds", (Test("error", ("nsufficient", "NegativeLamports", "BalanceNegative")),), words=("insufficient", "funds"), weight=2),
+        Condition("error = insufficient funds", (Check("error", ("nsufficient", "NegativeLamports", "BalanceNegative")),), words=("insufficient", "funds"), weight=2),
     ),
 )  # fmt: skip
 
@@ -406,17 +409,17 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
     for phrases, parts in _DOINGS:
         name = parts[0].strip()
         out |= dict.fromkeys(
-            _split(phrases), Condition(f"{name} is told", (Test("text", parts),), words=tuple(part.strip() for part in parts), weight=2)
+            _split(phrases), Condition(f"{name} is told", (Check("text", parts),), words=tuple(part.strip() for part in parts), weight=2)
         )
     for kind, (phrases, categories) in _CATEGORIES.items():
         accounts = tuple(account for account, program in registry.programs.items() if program.category in categories)
-        out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Test("kind", (kind,)), Test("program", accounts)), words=(kind,)))
+        out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Check("kind", (kind,)), Check("program", accounts)), words=(kind,)))
     for phrase, accounts in _program_phrases(registry.programs).items():
         names = sorted(registry.programs[account].name for account in accounts)
         # One word of the family finds all of it, and is not outdone by the one that has most words of the names.
         short = names[0] if len(names) == 1 else " ".join(dict.fromkeys(name.split()[0] for name in names))
         name = f"program = {' or '.join(names) if len(names) < 3 else f'{short} ({len(names)} programs)'}"
-        out[phrase] = Condition(name, (Test("program", accounts),), words=tuple(short.split()), weight=2)
+        out[phrase] = Condition(name, (Check("program", accounts),), words=tuple(short.split()), weight=2)
     tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {
         _words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()
     }
@@ -432,13 +435,16 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
 def _token(*symbols: str) -> Condition:
     """One of these tokens is told of."""
     parts = tuple(f" {symbol}{end}" for symbol in symbols for end in " .,\n")
-    return Condition(f"token = {' or '.join(symbols)}", (Test("text", parts),), words=symbols, weight=2)
+    return Condition(f"token = {' or '.join(symbols)}", (Check("text", parts),), words=symbols, weight=2)
 
 
 def _split(phrases: str) -> list[tuple[str, ...]]:
     """`a b|c d|e f` is the words a and b, and the phrases c d and e f."""
     first, *others = phrases.split("|")
     return [*((word,) for word in first.split()), *(_words(other) for other in others)]
+
+
+_VERSION = re.compile(r"v\d+|\d{4}")
 
 
 def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -449,6 +455,8 @@ def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], t
         runs = {words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
         if program.category in ("core", "token", "stake"):
             runs = {run for run in runs if len(run) == len(words) > 1 or (run == words[:-1] and len(run) > 1)}
+        # Not `orca token` of `Orca Token Swap v1`: an everyday word at the end makes it mean something else, unless it ends the name.
+        runs = {run for run in runs if run[-1] not in _COMMON or run == words or (run == words[:-1] and _VERSION.fullmatch(words[-1]))}
         for run in runs:
             if (run == words and len(run) > 1) or not all(word in _COMMON for word in run):
                 found.setdefault(run, []).append(account)
@@ -480,12 +488,16 @@ def _phrases(words: Sequence[str], vocabulary: Vocabulary, found: list[Condition
 def _corrections(words: Iterable[str], vocabulary: Vocabulary) -> dict[str, str]:
     """Words that miss a word of the vocabulary by one slip."""
     known = {word for phrase in vocabulary for word in phrase}
-    targets = [phrase[0] for phrase in vocabulary if len(phrase) == 1 and phrase[0].isalpha() and phrase[0].islower()]
+    targets: dict[str, list[str]] = {}
+    for phrase in vocabulary:
+        if len(phrase) == 1 and phrase[0].isalpha() and phrase[0].islower():
+            targets.setdefault(phrase[0][0], []).append(phrase[0])
     out = {}
     for word in dict.fromkeys(words):
         low = word.lower()
         if low.isalpha() and low not in known and low not in _OTHER_WORDS:
-            meant = next((target for target in targets if _is_slip(low, target)), None)
+            # First letters are right: whoever errs there has written another word.
+            meant = next((target for target in targets.get(low[0], ()) if _is_slip(low, target)), None)
             if meant:
                 out[word] = meant
     return out
@@ -535,12 +547,12 @@ def _scope(text: str, order: Order | None) -> tuple[Condition, ...]:
     if not counted and not _TOTAL.search(text):
         return ()
     if counted and _WHAT.search(text):
-        return (Condition("summaries of programs", (Test("scope", ("program",)),), weight=4),)
+        return (Condition("summaries of programs", (Check("scope", ("program",)),), weight=4),)
     if counted and _WHO.search(text):
-        return (Condition("summaries of accounts", (Test("scope", ("account",)),), weight=4),)
+        return (Condition("summaries of accounts", (Check("scope", ("account",)),), weight=4),)
     # The summary of everything first, unless the words name a program or an account, which its own then meets.
-    everything = Condition("of everything first", (Test("scope", ("range",)),), weight=0.5)
-    return (Condition("summaries", (Test("scope", ("range", "program", "account")),), weight=4), everything)
+    everything = Condition("of everything first", (Check("scope", ("range",)),), weight=0.5)
+    return (Condition("summaries", (Check("scope", ("range", "program", "account")),), weight=4), everything)
 
 
 _COUNTED = ("transactions", "failed", "swap", "fees")
