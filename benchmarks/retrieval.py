@@ -34,6 +34,9 @@ from recorded_corpus import recorded_corpus  # noqa: E402
 from blyan.corpus.minilm import MiniLM, Precision  # noqa: E402
 
 BASE = "hybrid"
+PEERS = {"hybrid understood": "text understood", "blyan search": "index hybrid"}
+"""What these are compared with besides: the same without vectors, and the same index without understanding."""
+
 SPLITS = ("dev", "test", "fresh")
 SEED = 1
 
@@ -114,6 +117,10 @@ def table(judged: Judged, queries: Sequence[Query], systems: Mapping[str, Sequen
                         "difference": round(float(difference.mean()), 4),
                         "difference_interval": rounded(interval(difference, asked)),
                     }
+                peer = PEERS.get(name)
+                if base and peer:
+                    between = values - scores[peer][measure]
+                    about |= {"peer": peer, "peer_difference": round(float(between.mean()), 4), "peer_interval": rounded(interval(between, asked))}
                 if measure == "nDCG@10":
                     kinds = dict.fromkeys(query.kind for query in asked)
                     about["by_class"] = {
