@@ -5,6 +5,7 @@ All figures: benchmarks/retrieval.py and docs/retrieval.md.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from exact_search import WHATEVER, ExactSearch
 from indexed_search import indexed, named
 from judgements import Judged, Query, interval, judge, score
 from recorded_corpus import is_here, recorded_corpus
+from typer.testing import CliRunner
 
+from blyan.cli import app
 from blyan.corpus.minilm import MiniLM
 from blyan.query.ask import ask, unmet
 
@@ -134,7 +137,7 @@ def test_the_default_is_at_least_as_good_as_text_vector_and_hybrid(few, model):
     assert low > 0.1
 
 
-def test_what_users_search_ranks_as_the_exact_way_does_and_says_what_nothing_meets(few, model, tmp_path):
+def test_what_users_search_ranks_as_the_exact_way_does_and_says_what_nothing_meets(few, model, tmp_path, monkeypatch):
     corpus, judged = few
     index = indexed(corpus, str(tmp_path), model)
 
@@ -156,3 +159,10 @@ def test_what_users_search_ranks_as_the_exact_way_does_and_says_what_nothing_mee
     row = next(row for row in corpus.documents.to_pylist() if row["accounts"] and row["kind"] == "swap")
     assert all(row["accounts"][0] in hit.row["accounts"] for hit in asked(row["accounts"][0]).answer.hits)
     assert asked(row["accounts"][0]).answer.hits
+    monkeypatch.setenv("BLYAN_LAKE", str(tmp_path))
+    told = CliRunner().invoke(app, ["search", "faild swaps on raydum", "--limit", "3"])
+    assert told.exit_code == 0, told.output
+    assert "Understood: status = Fail, kind = swap, program = Raydium (5 programs), faild read as failed, raydum read as raydium." in told.stdout
+    answer = json.loads(CliRunner().invoke(app, ["search", signature, "-o", "json"]).stdout)
+    assert (answer["understood"], answer["unmet"], len(answer["hits"])) == (f"signature = {signature}", [], 1)
+    assert answer["hits"][0]["meets"] == [f"signature = {signature}"]
