@@ -10,8 +10,8 @@ from search_lake import BruteForce, embed, write_vectors
 from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.search_index import account_of, open_index, write_range
-from blyan.query.question import understand
 from blyan.query.search import Filters, search
+from blyan.query.understanding import programs_named
 from blyan.schemas import DOCUMENTS, SUMMARIES, TRANSACTIONS
 
 pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
@@ -32,15 +32,14 @@ def test_recorded_transactions_are_indexed_and_found_with_citations(recorded):
     assert not write_range(block.lake, block.slots).changed
 
     index, brute = open_index(block.lake), BruteForce(block.lake, [block.slots.key])
+    raydium = Filters(programs=programs_named("Raydium", load_registry()))
     for question in QUESTIONS:
-        asked = understand(question, load_registry())
         for mode in ("text", "vector", "hybrid"):
-            for filters in (Filters(), asked.filters, Filters(statuses=("Fail",))):
-                answer = search(index, asked.text, embed=lambda text: embed([text]), mode=mode, filters=filters)
+            for filters in (Filters(), raydium, Filters(statuses=("Fail",))):
+                answer = search(index, question, embed=lambda text: embed([text]), mode=mode, filters=filters)
                 names = [tuple(hit.row[name] for name in ("slot", "tx_index", "scope", "subject", "signature")) for hit in answer.hits]
                 found = [(name, hit.score, hit.alike) for name, hit in zip(names, answer.hits, strict=True)]
-                assert found == brute.search(asked.text, mode, filters), (question, mode)
-    raydium = understand(QUESTIONS[0], load_registry()).filters
+                assert found == brute.search(question, mode, filters), (question, mode)
     hits = search(index, QUESTIONS[0], mode="text", filters=raydium).hits
     assert hits
     assert all(set(raydium.programs) & set(hit.row["programs"]) for hit in hits)
