@@ -233,10 +233,10 @@ def _holds(check: Check, rows: pa.Table) -> Mask:
 
 
 _NET = {
-    "gained": r"^[^\n]*\n[^\n>]* received (?:[0-9.]+ [^\n]*?, )*[0-9.]+ (?:{})[.,\n]",
-    "lost": r"^[^\n]*\n[^\n> ]+ gave (?:[0-9.]+ [^ \n]+, )*[0-9.]+ (?:{})(?: and |[.,\n])",
+    "gained": r"^[^\n;]* swapped [^\n;]* for (?:[^\n;]*[ ,])?[0-9.]+ (?:{0})(?:[ ,;.]|$)|^[^\n]*\n[^\n>]* received (?:[0-9.]+ [^\n]*?, )*[0-9.]+ (?:{0})[.,\n]",
+    "lost": r"^[^\n;]* swapped (?:[0-9.]+ [^\n;]*?, )*[0-9.]+ (?:{0})(?:,[^\n;]*)? for |^[^\n]*\n[^\n> ]+ gave (?:[0-9.]+ [^ \n]+, )*[0-9.]+ (?:{0})(?: and |[.,\n])",
 }
-"""The second line of a text tells what the fee payer gave and received."""
+"""What the fee payer gave and received is told in the first line of a swap, and in the second of any other."""
 
 
 def _mask(array: pa.Array) -> Mask:

@@ -264,7 +264,7 @@ def _codes(text: str, found: list[Condition]) -> None:
         found.append(
             Condition(
                 f"error code = {code}",
-                (Check("text", (f"custom program error: {code})", f"custom program error: {code}.")),),
+                (Check("text", (f": error {code}.", f" ({code}).")),),
                 words=(code,),
                 weight=2,
             )
@@ -351,16 +351,14 @@ _LABELS: tuple[tuple[str, Condition], ...] = (
 _DOINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mint mints minted minting|supply increased|supply increase|supply grew", (" minted ",)),
     ("burn burns burned burnt burning|supply destroyed|supply reduced|supply decreased", (" burned ",)),
-    ("|new token|new tokens|token created|token mint|token launch|create a token|new spl token", ("initializeMint",)),
-    ("close closed closes closing reclaimed reclaim", ("closeAccount",)),
-    ("approve approved approves approval allowance delegate delegates", (" approve ",)),
-    ("revoke revoked revokes revoking", (" revoke ",)),
-    ("authority authorities ownership", ("setAuthority",)),
-    ("freeze freezes frozen freezing", ("freezeAccount",)),
-    ("thaw thawed thaws", ("thawAccount",)),
-    ("wrap wraps wrapping unwrap unwrapping", ("syncNative",)),
-    ("nonce nonces", ("advanceNonce",)),
-    ("|with a seed|with seed|from a seed", ("createAccountWithSeed", "WithSeed")),
+    ("|new token|new tokens|token created|token mint|token launch|create a token|new spl token", ("Created mint ",)),
+    ("close closed closes closing reclaimed reclaim", ("Closed token account",)),
+    ("approve approved approves approval allowance delegate delegates", ("Approved ",)),
+    ("revoke revoked revokes revoking", ("Revoked ",)),
+    ("authority authorities ownership", ("Set authority",)),
+    ("freeze freezes frozen freezing", ("Froze ",)),
+    ("thaw thawed thaws", ("Thawed ",)),
+    ("nonce nonces", ("Advanced nonce",)),
 )
 """Words, and parts of the lines of an instruction that does it."""
 

@@ -1,12 +1,13 @@
 -- What is known of each document from the rows of the tables: relevance is a predicate over this, and never over texts.
+-- Programs and tokens stand by name and by account, so that a predicate holds whatever the registry learns to name.
 -- One row for each document (id: its signature) and each summary (id: scope, subject and slot).
 
 create table called as
-select i.tx_signature as id, coalesce(n.name, i.program_id) as program, i.instruction_type as instruction
+select i.tx_signature as id, coalesce(n.name, i.program_id) as program, i.program_id as account, i.instruction_type as instruction
 from instructions i left join names n on n.account = i.program_id;
 
 create table moved as
-select t.tx_signature as id, t.transfer_type, t.source, t.destination,
+select t.tx_signature as id, t.transfer_type, t.mint,
     case when t.transfer_type = 'transfer' then 'SOL' else coalesce(n.name, t.mint, 'unknown') end as unit,
     case when t.transfer_type = 'transfer' then t.value::double / 1e9 when t.decimals is not null then t.value::double / pow(10, t.decimals) end as amount
 from token_transfers t left join names n on n.account = t.mint;
@@ -21,9 +22,9 @@ group by all;
 
 create table facts as
 with calls as (
-    select id, list(distinct program) as programs, list(distinct instruction) filter (instruction is not null) as instructions from called group by 1
+    select id, list_distinct(list(program) || list(account)) as programs, list(distinct instruction) filter (instruction is not null) as instructions from called group by 1
 ), movements as (
-    select id, list(distinct unit) as units,
+    select id, list_distinct(list(unit) || list(mint)) as units,
         list(distinct unit) filter (transfer_type = 'mintTo') as minted, list(distinct unit) filter (transfer_type = 'burn') as burned,
         max(amount) filter (unit in ('SOL', 'wSOL')) as sol, max(amount) filter (unit = 'SOL') as native_sol,
         max(amount) filter (unit = 'USDC') as usdc, max(amount) filter (unit = 'USDT') as usdt, max(amount) filter (unit in ('USDC', 'USDT')) as dollars,

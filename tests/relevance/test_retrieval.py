@@ -151,7 +151,7 @@ def test_what_users_search_ranks_as_the_exact_way_does_and_says_what_nothing_mee
     hits = asked("failed swaps on Raydium").answer.hits
     assert {(hit.row["kind"], hit.row["status"]) for hit in hits[:10]} == {("swap", "Fail")}
     assert unmet(asked("failed swaps on Raydium")) == ()
-    assert unmet(asked("failed swaps on Candy Machine")) == ("program = Candy Machine v2 or Candy Machine v3",)
+    assert unmet(asked("failed swaps on Lighthouse")) == ("program = Lighthouse",)
     signature = corpus.documents["tx_signature"][7].as_py()
     (hit,) = asked(f"what is {signature}").answer.hits
     assert hit.row["signature"] == signature

@@ -35,7 +35,7 @@ EXPLAINED = [
     ("error number 6001", "error code = 0x1771, status = Fail"),
     ("swapped SOL for USDC", "gave SOL, received USDC, kind = swap, token = USDC"),
     ("JUP token", "token = JUP"),
-    ("swaps of jup", "kind = swap, program = Jupiter (4 programs)"),
+    ("swaps of pumpfun", "kind = swap, program = pump.fun"),
     ("which program was busiest", "summaries of programs, most transactions first"),
     ("account with the most failed transactions", "status = Fail, summaries of accounts, most failed first"),
     ("summary of slot 254170887", "slot = 254170887, summaries, of everything first"),
@@ -152,8 +152,8 @@ def test_one_slip_is_forgiven_and_two_are_not(word):
 
 
 TEXTS = [
-    "Swap at Orca Whirlpool failed; @0 paid 0.0001 SOL in fees, 90 compute units. Instruction 2 failed in Orca Whirlpool: StaleReport (custom program error: 0x1771).",
-    "Swap at Orca Whirlpool succeeded; @0 paid 0.5 SOL in fees, 5 compute units.\n@0 gave 1.5 SOL and received 203.117642 USDC.\n> @1 sent 1.5 wSOL to @2 by @0",
+    "Swap at Orca Whirlpool failed; @0 paid 0.0001 SOL in fees, 90 compute units. Instruction 2 failed in Orca Whirlpool: StaleReport (0x1771).",
+    "@0 swapped 1.5 SOL for 203.117642 USDC at Orca Whirlpool; @0 paid 0.5 SOL in fees, 5 compute units.\n> @1 sent 1.5 wSOL to @2 by @0",
     "Token transfer succeeded; @0 paid 0.000005 SOL in fees.\n@0 gave 604.67 USDC.\n@1 sent 604.67 USDC to @2 by @0\n@1 sent 20000 USDC to @3",
     'NFT operation succeeded.\n@0 minted 1 @1 to @2\nMemo "gm"',
 ]
@@ -206,8 +206,8 @@ CONDITIONS = [
     (Check("sandwich"), lambda row: row["is_sandwich"]),
     (Check("scope", ("program",)), lambda row: row["scope"] == "program"),
     (Check("text", ('Memo "', " minted ")), lambda row: "minted" in row["text"]),
-    (Check("gained", ("USDC",)), lambda row: "received" in row["text"]),
-    (Check("lost", ("SOL", "wSOL")), lambda row: "gave 1.5 SOL" in row["text"]),
+    (Check("gained", ("USDC",)), lambda row: "for 203.117642 USDC" in row["text"]),
+    (Check("lost", ("SOL", "wSOL")), lambda row: "swapped 1.5 SOL" in row["text"]),
     (Check("error_words", ("oracle", "report", "stale")), lambda row: row["error_class"] == "StaleReport"),
 ]
 
