@@ -25,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,6 +96,7 @@ class DataFile:
         key: the partition; None in a log.
         name: the path relative to the table.
         digest: the partition's digest; None in a log.
+        time_min: smallest of its first timestamp column, as far as the log tells; `time_max` likewise.
     """
 
     path: str
@@ -105,6 +107,8 @@ class DataFile:
     key: str | None
     name: str
     digest: str | None
+    time_min: datetime | None = None
+    time_max: datetime | None = None
 
 
 class Lake:
@@ -260,6 +264,21 @@ class Lake:
         """
         handle = self._find(table)
         return [] if handle is None else self._files_of(table, handle, keys, first_slot, last_slot)
+
+    def files_at(self, table: Table, version: int | None = None) -> tuple[int, list[DataFile]] | None:
+        """A version, the newest by default, and all its files in order; None where there is no table.
+
+        Raises:
+            MissingObjectError: the log does not have that version, or no longer.
+        """
+        handle = self._find(table) if version is None else self._find_version(table, version)
+        return None if handle is None else (handle.version(), self._files_of(table, handle))
+
+    def is_newest(self, table: Table, version: int) -> bool:
+        """Whether a version that was the newest still is, by two looks for names in the log; a doubt counts as no."""
+        log = f"{table.name}/_delta_log"
+        this, following = self._store.sizes([f"{log}/{version:020}.json", f"{log}/{version + 1:020}.json"])
+        return this is not None and following is None
 
     def read(
         self,
@@ -452,6 +471,21 @@ class Lake:
             except TableNotFoundError:
                 return None
 
+    def _find_version(self, table: Table, version: int) -> DeltaTable | None:
+        """A handle on one version, or None where there is no table."""
+        newest = self._find(table)
+        if newest is None or newest.version() == version:
+            return newest
+        # delta-rs would answer a number that is too high with the newest version.
+        if 0 <= version < newest.version():
+            from deltalake.exceptions import DeltaError
+
+            with contextlib.suppress(DeltaError, OSError):
+                newest.load_as_version(version)
+                return newest
+        remedy = f"choose one up to {newest.version()}; old ones go when the log is cleaned up"
+        raise MissingObjectError(f"{table.name} has no version {version}", where=table.name, remedy=remedy)
+
     def _open(self, table: Table) -> DeltaTable:
         handle = self._find(table)
         if handle is None:
@@ -493,6 +527,8 @@ class Lake:
             return (actions[name] if name in actions.column_names else nothing).cast(kind)
 
         slot, by = slot_column(table), table.partition_by[0] if table.partition_by else None
+        times = [name for name in stats_columns(table) if name != slot]
+        moment = pa.timestamp("us", tz="UTC")
         found = pa.table(
             {
                 "key": column(f"partition.{by}", pa.string()),
@@ -502,6 +538,8 @@ class Lake:
                 "rows": column("num_records", pa.int64()),
                 "size": column("size_bytes", pa.int64()),
                 "digest": column(f"partition.{CONTENT_COLUMN}", pa.string()),
+                "time_min": column(f"min.{times[0]}" if times else "", moment),
+                "time_max": column(f"max.{times[0]}" if times else "", moment),
             }
         )
         if keys is not None:

@@ -96,6 +96,11 @@ class Store:
     def __reduce__(self) -> tuple[object, ...]:
         return (Store, (self.root, self._options))
 
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Arguments of the pyarrow file system, as they were given."""
+        return self._options
+
     @cached_property
     def files(self) -> Any:
         """The pyarrow file system, connected on first use."""

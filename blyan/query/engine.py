@@ -107,10 +107,7 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
         connection.register(rows, table.delta_schema().empty_table())
         connection.execute(f"create or replace view {name} as select * from {rows}")  # noqa: S608
     elif lake.store.is_local:
-        # From the path, not `hive_partitioning`: compaction adds a folder level, and DuckDB wants all paths alike. It still prunes files by it.
-        key = f", regexp_extract(filename, '/{RANGE_COLUMN}=([^/]*)/', 1) as {RANGE_COLUMN}" if by_range else ""
-        paths = ", ".join("'" + lake.store.path(file.path).replace("'", "''") + "'" for file in files)
-        connection.execute(f"create or replace view {name} as select *{key} from read_parquet([{paths}], hive_partitioning = false)")  # noqa: S608
+        connection.execute(f"create or replace view {name} as {rows_of(table, [lake.store.path(file.path) for file in files])}")
     else:
         # DuckDB reaches a bucket only through an extension that must be downloaded; pyarrow's file system is there.
         from pyarrow import dataset
@@ -131,25 +128,46 @@ def _expose(connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, slo
     return files
 
 
+def rows_of(table: Table, paths: Iterable[str]) -> str:
+    """The query over a table's Parquet files on this machine, one at least. Their paths have the range's folder in them."""
+    # From the path, not `hive_partitioning`: compaction adds a folder level, and DuckDB wants all paths alike. It still prunes files by it.
+    by_range = table.partition_by == (RANGE_COLUMN,)
+    key = f", regexp_extract(filename, '/{RANGE_COLUMN}=([^/]*)/', 1) as {RANGE_COLUMN}" if by_range else ""
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    return f"select *{key} from read_parquet([{listed}], hive_partitioning = false)"  # noqa: S608
+
+
+def status_rows(checkpoint: int, landed: Iterable[str], announced: Iterable[tuple[int, str]]) -> str:
+    """The query of what is known of each slot, over the view of the completeness statement.
+
+    Args:
+        checkpoint: of the head that this view was made with.
+        landed: the ranges that the head names.
+        announced: slot and range of those that are processed and not landed.
+    """
+    names = "slot, state, block_hash, commitment, " + RANGE_COLUMN
+    keys = ", ".join(f"'{key}'" for key in sorted(landed)) or "null"
+    known = (
+        f"select slot, state, block_hash, case when state = 'unknown' then null "  # noqa: S608
+        f"when slot >= {checkpoint} and {RANGE_COLUMN} in ({keys}) then '{Commitment.CONFIRMED.label}' "
+        f"else '{Commitment.FINALIZED.label}' end as commitment, {RANGE_COLUMN} from {COMPLETENESS.group}.{COMPLETENESS.short_name}"
+    )
+    ahead = "".join(f" union all select {slot}::bigint, 'announced', null, '{Commitment.PROCESSED.label}', '{key}'" for slot, key in announced)
+    return f"select {names} from ({known}{ahead})"  # noqa: S608
+
+
 def _expose_status(connection: duckdb.DuckDBPyConnection, held: set[str | None], slots: SlotRange | None, head: Head) -> None:
-    """Make the view of what is known of each slot, from that of the completeness statement and the head that it was made with.
+    """Make the view of what is known of each slot.
 
     An announced slot counts only where the landing is read for its range, or nothing is: `held` are the ranges that are read.
     """
-    names = "slot, state, block_hash, commitment, " + RANGE_COLUMN
-    landed = ", ".join(f"'{key}'" for key in sorted(head.range_keys())) or "null"
-    known = (
-        f"select slot, state, block_hash, case when state = 'unknown' then null "  # noqa: S608
-        f"when slot >= {head.checkpoint} and {RANGE_COLUMN} in ({landed}) then '{Commitment.CONFIRMED.label}' "
-        f"else '{Commitment.FINALIZED.label}' end as commitment, {RANGE_COLUMN} from {COMPLETENESS.group}.{COMPLETENESS.short_name}"
-    )
-    ahead = "".join(
-        f" union all select {slot}::bigint, 'announced', null, '{Commitment.PROCESSED.label}', '{key}'"
+    announced = [
+        (slot, key)
         for slot, key in head.announced
         if (slots is None or slots.first <= slot <= slots.last) and (key in head.range_keys() or key not in held)
-    )
+    ]
     view = f"{SLOT_STATUS.group}.{SLOT_STATUS.short_name}"
-    connection.execute(f"create or replace view {view} as select {names} from ({known}{ahead})")  # noqa: S608
+    connection.execute(f"create or replace view {view} as {status_rows(head.checkpoint, head.range_keys(), announced)}")
 
 
 def mentioned(sql: str) -> list[Table]:
