@@ -75,6 +75,16 @@ def digest_unit(table: Table, rows: pa.Table) -> UnitDigest:
     return UnitDigest(rows.num_rows, sha.hexdigest())
 
 
+def feed_rows(update: Callable[[Any], None], rows: pa.RecordBatch) -> None:
+    """Give rows of any types to a hash, in the canonical form, whatever the layout of the batch.
+
+    Raises:
+        PermanentError: a column has a type that has no canonical form.
+    """
+    for values in rows.columns:
+        _feed(update, _told_plainly(values))
+
+
 def in_key_order(table: Table, rows: pa.Table, *, where: str) -> pa.Table:
     """The rows in the order of `table.key`, absent values first, text by its bytes; the same object where they already are.
 
@@ -178,6 +188,31 @@ def _first_appearance(values: pa.Array) -> tuple[Integers, pa.Array]:
     numbers = np.zeros(entries + 1, np.int64)
     numbers[used] = pc.fill_null(encoded.indices, -1).to_numpy() + 1
     return numbers[indices], encoded.dictionary
+
+
+def _told_plainly(values: pa.Array) -> pa.Array:
+    """The same values in a type that has a canonical form."""
+    kind = values.type
+    if pa.types.is_map(kind):
+        values = values.take(pa.array(range(len(values))))
+        entries = pa.StructArray.from_arrays([_told_plainly(values.keys), _told_plainly(values.items)], ["key", "value"])
+        return pa.ListArray.from_arrays(values.offsets, entries, mask=values.is_null() if values.null_count else None)
+    if pa.types.is_fixed_size_list(kind):
+        return _told_plainly(values.cast(pa.list_(kind.value_type)))
+    if pa.types.is_list(kind):
+        inside = _told_plainly(values.values)
+        return values if inside.type == kind.value_type else pa.ListArray.from_arrays(values.offsets, inside, mask=_nulls(values))
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([_told_plainly(field) for field in values.flatten()], [field.name for field in kind], mask=_nulls(values))
+    if pa.types.is_uint64(kind):
+        return values.view(pa.int64())
+    if pa.types.is_time(kind):
+        return values.cast(pa.time64("us") if pa.types.is_time32(kind) else kind).view(pa.int64())
+    return values.cast(pa.bool_()) if pa.types.is_null(kind) else values
+
+
+def _nulls(values: pa.Array) -> pa.Array | None:
+    return values.is_null() if values.null_count else None
 
 
 def _integers(values: pa.Array) -> Integers:

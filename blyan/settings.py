@@ -119,6 +119,18 @@ class Settings(BaseSettings):
     workers: int = Field(
         0, ge=0, description="Processes that normalise a large range, and threads that embed texts and make tokens; 0 means one per core."
     )
+    query_folder: str | None = Field(
+        None,
+        description="Folder for the processes that run callers' SQL and for results of long queries. It must be on the file system of a lake "
+        "that is a folder: files are handed to them as hard links. Unset: `query` in such a lake, else `.blyan/query`.",
+    )
+    query_processes: int = Field(0, ge=0, le=256, description="Statements of callers that run at once, each in a process; 0 means one per core.")
+    query_memory_mb: int = Field(1_024, ge=64, description="MiB of memory that one statement may have at most.")
+    query_spill_mb: int = Field(4_096, ge=1, description="MiB that one statement may write to disk while it runs.")
+    query_spool_mb: int = Field(10_240, ge=1, description="MiB that results of long queries may take together; the oldest go first.")
+    query_spool_hours: float = Field(24.0, gt=0, description="Hours for which the result of a long query is kept.")
+
+    workers: int = Field(0, ge=0, description="Processes that normalise a large range, and threads that embed texts; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 
     run_retention_days: int = Field(
