@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -24,7 +25,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -53,6 +54,9 @@ BASE_BYTES = 256 << 20
 
 START_S = 60.0
 """Seconds for a process to be ready: it takes one, on a machine with nothing else to do."""
+
+PREFIX, LOCK = "sandbox-", "lock"
+"""Of the folder of an engine, and the file in it that is locked while the engine lives."""
 
 OPEN_FILES = 65_536
 """Files that a process may have open at once."""
@@ -141,6 +145,7 @@ class Sandbox:
         self._lake, self._parent, self._count = lake, folder, processes
         self._memory, self._spill = memory, spill
         self._folder: Path | None = None
+        self._lock: BinaryIO | None = None
         self._numbers = itertools.count(1)
         self._names = itertools.count()
         self._idle: deque[_Process] = deque()
@@ -152,14 +157,24 @@ class Sandbox:
         self.started = 0
 
     async def __aenter__(self) -> Sandbox:
-        self._parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=self._parent))
+        await asyncio.to_thread(self._open)
         started = await asyncio.gather(*(self._start() for _ in range(self._count)), return_exceptions=True)
         failed = next((result for result in started if isinstance(result, BaseException)), None)
         if failed is not None:
             await self.__aexit__(None, None, None)
             raise failed
         return self
+
+    def _open(self) -> None:
+        """Make the folder, and delete those of engines that were killed: their links would keep deleted files on the disk."""
+        self._parent.mkdir(parents=True, exist_ok=True)
+        for left in self._parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError), (left / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+        self._lock = (self._folder / LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closed = True
@@ -172,6 +187,8 @@ class Sandbox:
         await asyncio.gather(*(process.end() for process in list(self._all)))
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, True)
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def free(self) -> int:
@@ -216,11 +233,13 @@ class Sandbox:
             return await asyncio.wait_for(future, waiting_s)
         except TimeoutError as error:
             raise BusyError("every process is at work on another statement", remedy="ask again in a moment, or submit the query") from error
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.back(future.result())
+            raise
         finally:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(future)
-            if future.done() and not future.cancelled() and future.exception() is None and sys.exc_info()[0] is not None:
-                self.back(future.result())
 
     def back(self, process: _Process) -> None:
         """Take a process back that is ready for another statement."""
@@ -503,7 +522,10 @@ class Running:
             self.end = msgspec.msgpack.decode(body, type=End)
             await self._finish(self._why)
         else:
-            await self._finish(self._why or _error_of(msgspec.msgpack.decode(body, type=Failure)))
+            error = _error_of(msgspec.msgpack.decode(body, type=Failure))
+            # After a failure of DuckDB itself the process is not what it was.
+            self._died = isinstance(error, ProcessDiedError)
+            await self._finish(self._why or error)
 
     async def _finish(self, error: BaseException | None) -> None:
         async with self._changed:

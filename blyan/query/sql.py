@@ -34,9 +34,9 @@ from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query import gate
 from blyan.query.confine import Confinement
-from blyan.query.engine import all_tables, mentioned, rows_of, status_rows
+from blyan.query.engine import all_tables, rows_of, status_rows
 from blyan.query.gate import Checked, RefusedError
-from blyan.query.sandbox import BusyError, Limits, Running, Sandbox, Task
+from blyan.query.sandbox import BusyError, Limits, ProcessDiedError, Running, Sandbox, Task
 from blyan.query.snapshot import Pin, Reading, Snapshot, Snapshots, tables_by_name
 from blyan.query.spool import Job, Spool
 from blyan.query.worker import View, packed, unpacked
@@ -491,7 +491,7 @@ class SqlEngine:
             raise RefusedError("a statement is text", remedy="give one SELECT")
         if self._gated:
             return await asyncio.to_thread(gate.check, sql, params)
-        return Checked(sql, "rows", tuple(table.name for table in mentioned(sql)), {}, sql, ())
+        return Checked(sql, "rows", tuple(table.name for name, table in gate.tables().items() if name in sql), {}, sql, ())
 
     async def _answer(
         self, sql: str, params: Any, checked: Checked, limits: Limits, at: At | None, pin: Pin | None, skip: int, release: _Admission
@@ -509,6 +509,10 @@ class SqlEngine:
                 # Maintenance deleted a file between the look at the log and the first look at the file; nothing was sent yet.
                 self._snapshots.forget()
                 if pin is not None or take == TAKES:
+                    raise
+            except ProcessDiedError:
+                # Whoever killed it, or whatever in DuckDB: once more cannot double anything, and twice more would help nobody.
+                if take > 1:
                     raise
         asked = _Asked(sql, params, checked, snapshot, skip, limits)
         asked.running = running
