@@ -47,7 +47,7 @@ STACK_BYTES = 256 << 20
 
 _OPENS = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE})
 _CLOSES = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END})
-_PREFIXES = frozenset({TokenType.NOT, TokenType.DASH, TokenType.TILDE, TokenType.PLUS, TokenType.ARROW})
+_PREFIXES = frozenset({TokenType.NOT, TokenType.DASH, TokenType.TILDE})
 
 _STARTS = frozenset({"select", "with", "from", "values", "(", "table", "describe", "desc", "show", "explain"})
 
@@ -225,13 +225,9 @@ def _tokens(dialect: DuckDB, sql: str) -> list[Token]:
         raise RefusedError(f"the statement has more than {MAX_TOKENS} words", remedy="put long lists into parameters")
     depth = prefixes = deepest = 0
     for word in words:
-        if word.token_type in _OPENS:
-            depth += 1
-        elif word.token_type in _CLOSES:
-            depth -= 1
-        prefixes = prefixes + 1 if word.token_type in _PREFIXES else 0 if word.token_type in _OPENS or word.token_type in _CLOSES else prefixes
-        # Other words may stand between prefix operators (`x -> y -> z`), and binary ones count along: so eight of them are one level.
-        deepest = max(deepest, depth + prefixes // 8)
+        depth += (word.token_type in _OPENS) - (word.token_type in _CLOSES)
+        prefixes = prefixes + 1 if word.token_type in _PREFIXES else 0
+        deepest = max(deepest, depth + prefixes)
     if deepest > MAX_NESTED:
         raise RefusedError(f"the statement is nested more than {MAX_NESTED} deep", remedy="write it with WITH, or in parts")
     return words
@@ -427,8 +423,11 @@ def _compared(condition: exp.Expr, alias: str, lone: bool, named: set[str], para
         return None
     if kind is exp.EQ:
         return name, constant, constant, (constant,)
-    # `<` as `<=`: a bound that is one too wide leaves nothing out.
-    return (name, constant, None, None) if kind in (exp.GT, exp.GTE) else (name, None, constant, None)
+    # Slots are integers; of moments, `<` counts as `<=`: a bound that is one too wide leaves nothing out.
+    strict = isinstance(constant, int) and kind in (exp.GT, exp.LT)
+    if kind in (exp.GT, exp.GTE):
+        return name, constant + 1 if strict else constant, None, None
+    return name, None, constant - 1 if strict else constant, None
 
 
 def _constant(node: exp.Expr | None, params: Sequence[Any] | Mapping[str, Any] | None) -> Any:

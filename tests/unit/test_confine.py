@@ -100,7 +100,12 @@ def tried(tmp_path: Path, layers: str) -> tuple[list[str], dict[str, str]]:
     for file in (own / "files" / "a", outside / "secret", outside / "other"):
         file.write_text("x")
     done: Any = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRIES, str(own), str(outside), layers], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-W", "ignore", "-c", TRIES, str(own), str(outside), layers],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     active, seen = json.loads(done.stdout)
@@ -112,23 +117,31 @@ def test_a_confined_process_reaches_nothing_but_its_own(tmp_path: Path) -> None:
     if not {"landlock", "seccomp"} <= set(active):
         pytest.skip(f"the kernel grants only {active}")
     assert {name for name, how in seen.items() if how == "done"} == ALLOWED
-    assert sorted(os.listdir(tmp_path / "outside")) == ["other", "secret"]
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["other", "secret"]
 
 
 def test_each_attempt_succeeds_where_nothing_confines_it(tmp_path: Path) -> None:
     """The negative control: what is refused above is refused by the layers, not by the machine."""
     _, seen = tried(tmp_path, "none")
-    assert {name for name in ("read outside", "write outside", "delete outside", "link", "socket", "fork", "run", "signal", "large file") if seen[name] != "done"} == set()
+    assert {
+        name
+        for name in ("read outside", "write outside", "delete outside", "link", "socket", "fork", "run", "signal", "large file")
+        if seen[name] != "done"
+    } == set()
 
 
 def test_files_hold_without_seccomp_and_the_network_without_landlock(tmp_path: Path) -> None:
     """One layer that is missing opens what it alone holds, and no more."""
     active, first = tried(tmp_path / "first", "first")
     if "landlock" in active:
-        assert {first[name] for name in ("read outside", "list outside", "write outside", "delete outside", "write a file it reads", "link")} <= {"PermissionError"}
+        assert {first[name] for name in ("read outside", "list outside", "write outside", "delete outside", "write a file it reads", "link")} <= {
+            "PermissionError"
+        }
     active, last = tried(tmp_path / "last", "last")
     if "seccomp" in active:
-        assert {last[name] for name in ("socket", "unix socket", "socket in a thread", "fork", "run", "signal", "trace", "mount", "io_uring")} == {"PermissionError"}
+        assert {last[name] for name in ("socket", "unix socket", "socket in a thread", "fork", "run", "signal", "trace", "mount", "io_uring")} == {
+            "PermissionError"
+        }
 
 
 def test_every_layer_is_named(tmp_path: Path) -> None:
