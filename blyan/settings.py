@@ -130,7 +130,6 @@ class Settings(BaseSettings):
     query_spool_mb: int = Field(10_240, ge=1, description="MiB that results of long queries may take together; the oldest go first.")
     query_spool_hours: float = Field(24.0, gt=0, description="Hours for which the result of a long query is kept.")
 
-    workers: int = Field(0, ge=0, description="Processes that normalise a large range, and threads that embed texts; 0 means one per core.")
     vacuum_retention_hours: int = Field(168, ge=0, description="Age at which files no table version needs may be deleted; longer than any reader.")
 
     run_retention_days: int = Field(
