@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -195,8 +195,8 @@ class Sandbox:
         """Processes that wait for a statement."""
         return len(self._idle)
 
-    async def run(self, task: Task, limits: Limits) -> Running:
-        """Hand a statement to a process, and wait for its columns.
+    async def run(self, task: Task, limits: Limits, when_over: Callable[[], None] = lambda: None) -> Running:
+        """Hand a statement to a process, and wait for its columns; `when_over` is called once, when it runs no more.
 
         Raises:
             BusyError: no process was free in time.
@@ -205,7 +205,7 @@ class Sandbox:
             TooLargeError, DeadlineError, ProcessDiedError: it ended otherwise before its first row.
         """
         process = await self._taken(limits.waiting_s)
-        running = Running(self, process, next(self._numbers), limits)
+        running = Running(self, process, next(self._numbers), limits, when_over)
         try:
             await running.begin(task)
         except BaseException:
@@ -253,11 +253,12 @@ class Sandbox:
     def lost(self, process: _Process) -> None:
         """Replace a process."""
         self._all.discard(process)
-        self._later(process.end())
+        self.later(process.end())
         if not self._closed:
-            self._later(self._start())
+            self.later(self._start())
 
-    def _later(self, work: Any) -> None:
+    def later(self, work: Any) -> None:
+        """Do something beside what runs."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -374,7 +375,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Running:
-    """A statement in a process: its columns, then its rows as Arrow batches, then its end. Close it, whatever happened.
+    """A statement in a process: its columns, then its rows as Arrow batches, then its end. Closing it stops it; its deadline does too.
 
     Attributes:
         columns: names and types, once `begin` returned.
@@ -382,7 +383,7 @@ class Running:
         end: once all batches were read.
     """
 
-    def __init__(self, sandbox: Sandbox, process: _Process, number: int, limits: Limits) -> None:
+    def __init__(self, sandbox: Sandbox, process: _Process, number: int, limits: Limits, when_over: Callable[[], None]) -> None:
         self._sandbox, self._process, self._number, self._limits = sandbox, process, number, limits
         self._waiting: deque[pa.RecordBatch] = deque()
         self._size = 0
@@ -392,11 +393,17 @@ class Running:
         self._watching: asyncio.Task[None] | None = None
         self._why: BaseException | None = None
         self._folder = f"{FILES}/{number}"
-        self._over = False
-        self._closed = False
+        self._when_over = when_over
+        self._gone = asyncio.Event()
+        self._died = self._over = self._closed = False
         self.columns: Columns | None = None
         self.schema: pa.Schema = pa.schema([])
         self.end: End | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it runs no more."""
+        return self._over
 
     async def begin(self, task: Task) -> None:
         """Give it to the process, and wait for its columns."""
@@ -442,30 +449,15 @@ class Running:
                 self._changed.notify_all()
             yield batch
 
-    async def close(self, why: BaseException | None = None) -> None:
-        """Stop it where it still runs, and give the process back."""
-        if self._closed:
+    async def close(self) -> None:
+        """Stop it where it still runs, and wait until its process is given back."""
+        if self._reading is None:
+            await self._let_go()
             return
         self._closed = True
-        if self._reading is not None and not self._over:
-            await self._stop(why or CancelledStatementError("it was cancelled", remedy="ask again"))
-        for task in (self._watching, self._reading):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        await asyncio.to_thread(shutil.rmtree, self._process.folder / self._folder, True)
-        if (isinstance(self._error, ProcessDiedError | TooLargeError) and self._died) or self._died or (self.end is not None and self.end.retire):
-            self._sandbox.lost(self._process)
-        else:
-            self._sandbox.back(self._process)
-
-    def cancel(self) -> None:
-        """Stop it; whoever reads gets a `CancelledStatementError`."""
-        if not self._over and self._why is None:
-            self._why = CancelledStatementError("it was cancelled", remedy="ask again")
-
-    _died = False
+        if not self._over:
+            await self._stop(CancelledStatementError("it was cancelled", remedy="ask again"))
+        await self._gone.wait()
 
     def _link(self, links: Sequence[tuple[str, str]]) -> None:
         """Give the process the files. Under their own names they may be gone the next moment."""
@@ -528,12 +520,27 @@ class Running:
             await self._finish(self._why or error)
 
     async def _finish(self, error: BaseException | None) -> None:
+        """It is over: what came can still be read, and its process may run another, whether or not anybody reads."""
         async with self._changed:
+            if self._over:
+                return
             self._over = True
+            self._sandbox.later(self._let_go())
             self._error = error
             if error is not None and self._why is not None:
                 self._waiting.clear()
             self._changed.notify_all()
+
+    async def _let_go(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        await asyncio.to_thread(shutil.rmtree, self._process.folder / self._folder, True)
+        if self._died or (self.end is not None and self.end.retire):
+            self._sandbox.lost(self._process)
+        else:
+            self._sandbox.back(self._process)
+        self._when_over()
+        self._gone.set()
 
     async def _watch(self, deadline: float) -> None:
         """Stop it at its deadline, when it is cancelled, and before it takes more memory than there is for it."""

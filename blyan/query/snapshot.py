@@ -151,7 +151,7 @@ class Reading(Struct, frozen=True):
     Attributes:
         versions: of each table; None where only the landing has it.
         ranges: the digest of what was read of each range, by table: a cache's key is made of it.
-        up_to_slot: newest slot that every table read has rows of; None where they have none.
+        up_to_slot: newest slot that every table read has rows of, or windows that begin with it; None where they have none.
         finality: `finalized` or `confirmed`, of the newest slot.
         finalized_to: newest slot that is final, of those; -1 where none is.
         behind_slots: slots that the node had announced beyond `up_to_slot`; None where nobody follows the chain.
@@ -204,7 +204,7 @@ class Snapshot:
             newest = max([sure, *(file.last for file in at.landed)])
             # All that the lake has is final, and of the landing what lies before its checkpoint.
             final = max(sure, min(newest, pin.tip.checkpoint - 1 if pin.tip else newest))
-            if newest >= 0:
+            if newest >= 0 and tables_by_name()[name].partition_by:
                 tops.append((newest, final) if pin.slot is None else (min(newest, pin.slot), min(final, pin.slot)))
         up_to, finalized_to = (min(top) for top in zip(*tops, strict=True)) if tops else (None, None)
         self.reading = _reading(pin, ranges, up_to, finalized_to)

@@ -503,7 +503,8 @@ class SqlEngine:
             names = tuple(name.replace("/", ".") for name in checked.tables)
             task = Task(checked.sql, prefix, params or [], views, links, skip, names if self._gated else None)
             try:
-                running = await self._sandbox.run(task, limits)
+                running = await self._sandbox.run(task, limits, release.over)
+                release.begun(running)
                 break
             except MissingObjectError:
                 # Maintenance deleted a file between the look at the log and the first look at the file; nothing was sent yet.
@@ -520,7 +521,6 @@ class SqlEngine:
         columns = [Column(name, kind) for name, kind in zip(given.names, given.types, strict=True)] if given is not None else []
 
         async def done() -> None:
-            release()
             await running.close()
 
         return Answer(columns, running.schema, snapshot.reading, running.batches(), done, asked)
@@ -566,7 +566,19 @@ class _Admission:
 
     def __init__(self, give_back: Callable[[], None] | None = None) -> None:
         self._give_back = give_back
+        self._begun = False
         self.kept = False
+
+    def begun(self, running: Running) -> None:
+        """A try has begun, and is the last: what it takes is given back when it is over, if it is not already."""
+        self._begun = True
+        if running.over:
+            self()
+
+    def over(self) -> None:
+        """A try is over; one that never began may be followed by another, under the same admission."""
+        if self._begun:
+            self()
 
     def __call__(self) -> None:
         give_back, self._give_back = self._give_back, None
