@@ -191,6 +191,12 @@ class Store:
         with contextlib.suppress(MissingObjectError), errors_of(self.uri(folder)):
             self.files.delete_dir(self.path(folder))
 
+    def changed(self, folder: str) -> dict[str, float]:
+        """When each object directly in a folder was last written, in Unix seconds; none where the folder does not exist."""
+        with errors_of(self.uri(folder)):
+            found = self.files.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        return {info.base_name: info.mtime_ns / 1e9 for info in found if info.type == fs.FileType.File}
+
     def walk(self, folder: str) -> list[str]:
         """Paths of all objects below a folder, unfinished ones included; none where it does not exist."""
         with errors_of(self.uri(folder)):

@@ -1,0 +1,99 @@
+"""What the service says of itself: a log of JSON lines, and metrics for Prometheus.
+
+Belongs here: formats and names. Does not belong here: what is measured where (`blyan.api.envelope`), who asked what (`blyan.api.audit`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import traceback
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The request that is being answered."""
+
+BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, request, and what was given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request := REQUEST_ID.get():
+            line["request_id"] = request
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info and record.exc_info[1]:
+            line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send every log of the process to the error output as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what answers depend on."""
+    found = {}
+    for package in ("blyan", "duckdb", "deltalake", "pyarrow", "fastapi"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # the repository on the path, not installed
+            found[package] = "source"
+    return found
+
+
+class Metrics:
+    """Counts and times of requests. With several workers they are counted together, in the folder PROMETHEUS_MULTIPROC_DIR."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        many = "livesum"
+        self.requests = Counter("blyan_http_requests", "Requests answered.", ["method", "route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "blyan_http_request_seconds",
+            "From the request's head to the response's last byte.",
+            ["method", "route"],
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self.in_flight = Gauge("blyan_http_requests_in_flight", "Requests being answered.", registry=registry, multiprocess_mode=many)
+        self.sent_bytes = Counter("blyan_http_response_bytes", "Bytes of bodies sent.", ["route"], registry=registry)
+        self.refused = Counter("blyan_http_problems", "Problems told, by kind.", ["kind"], registry=registry)
+        self.broken = Counter("blyan_http_broken", "Responses that were not sent whole.", ["why"], registry=registry)
+        self.live = Gauge("blyan_live_clients", "Clients of live streams.", registry=registry, multiprocess_mode=many)
+        self.rates_shared = Gauge(
+            "blyan_rates_shared", "Whether rates are counted in Redis, as set: 1, or in each process: 0.", registry=registry, multiprocess_mode="min"
+        )
+        about = Gauge("blyan_build_info", "Versions, as labels.", list(versions()), registry=registry, multiprocess_mode="max")
+        about.labels(**versions()).set(1)
+
+    def rendered(self) -> tuple[bytes, str]:
+        """The text of all metrics, and its media type."""
+        registry = self._registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST

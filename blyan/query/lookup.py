@@ -1,0 +1,263 @@
+"""Lookup: in which slots a signature, an account, a program or a mint occurs, without opening the tables.
+
+Belongs here: the index, how it is made and asked. Does not belong here: the rows themselves (`blyan.query.records`).
+
+A **run** is a Parquet file of (key, slot), sorted, for some ranges of one table; the key is half of the value's MD5, so keys
+are uniform whatever the values are, and a collision only costs a look at a slot too many. Row groups have bounds of their keys, so one
+look at a run reads one row group. A range adds a run; `MERGE` runs of about the same size become one, so that n ranges are O(log n) files.
+
+The manifest says which ranges a run covers, each with the content digest that its table's partition had. A range whose digest in the
+snapshot is another, or that no run covers, is simply not answered from the index, and is scanned: so an index that is behind, damaged
+or deleted costs time and never rows. It can be deleted and made again at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from blyan.errors import MissingObjectError
+from blyan.lake import DataFile, Lake
+from blyan.schemas import BALANCE_CHANGES, INSTRUCTIONS, TOKEN_TRANSFERS, TRANSACTIONS, Table
+from blyan.store import errors_of
+
+FOLDER = "serving/lookup"
+
+FORMAT = 1
+"""Version of a manifest. A reader takes a newer one for none."""
+
+MERGE = 16
+"""Runs of one size class that become one."""
+
+MERGED_ROWS = 1 << 27
+"""A run of so many rows is merged no further: every merge reads and writes each row again."""
+
+GROUP_ROWS = 32_768
+"""Rows of a row group: what one look reads of a run."""
+
+READ_ROWS = 1 << 20
+
+ORPHAN_S = 3_600.0
+"""Seconds after which a file that the manifest does not name is deleted: longer than making a run, and than any query."""
+
+SCHEMA = pa.schema([pa.field("key", pa.uint64(), nullable=False), pa.field("slot", pa.int64(), nullable=False)])
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """What is looked up in a table: `values` is SQL that gives the values of a row, one or a list unnested."""
+
+    name: str
+    table: Table
+    values: str
+
+
+SIGNATURE = Dimension("signature", TRANSACTIONS, "signature")
+ACCOUNT = Dimension("account", TRANSACTIONS, "unnest(accounts).pubkey")
+PROGRAM = Dimension("program", INSTRUCTIONS, "program_id")
+MINT = Dimension("mint", TOKEN_TRANSFERS, "mint")
+PARTY = Dimension("party", TOKEN_TRANSFERS, "unnest([source, destination, authority])")
+HOLDER = Dimension("holder", BALANCE_CHANGES, "account")
+
+DIMENSIONS = (SIGNATURE, ACCOUNT, PROGRAM, MINT, PARTY, HOLDER)
+"""Everything that is indexed."""
+
+
+class Run(Struct, frozen=True):
+    """One file. `ranges` are the digests of the ranges that it covers, by key."""
+
+    name: str
+    rows: int
+    size: int
+    ranges: dict[str, str]
+
+
+class Manifest(Struct, frozen=True):
+    """The runs of one dimension."""
+
+    runs: list[Run] = []
+    format: int = FORMAT
+
+    def covering(self, digests: Mapping[str, str]) -> tuple[list[Run], set[str]]:
+        """The runs that hold some of these ranges as they stand, and the ranges that they hold."""
+        runs, covered = [], set()
+        for run in self.runs:
+            held = {key for key, digest in run.ranges.items() if digests.get(key) == digest}
+            if held - covered:
+                runs.append(run)
+                covered |= held
+        return runs, covered
+
+
+def read_manifest(lake: Lake, dimension: Dimension) -> Manifest:
+    """The manifest as it stands; an empty one where there is none that this release reads."""
+    try:
+        manifest = msgspec.json.decode(lake.store.get(_manifest(dimension)), type=Manifest)
+    except (MissingObjectError, msgspec.DecodeError):
+        return Manifest()
+    return manifest if manifest.format == FORMAT else Manifest()
+
+
+def path_of(dimension: Dimension, run: Run) -> str:
+    """Where a run is, under the lake's root."""
+    return f"{FOLDER}/{dimension.name}/{run.name}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What an update did: ranges that were indexed, runs that there are now, their rows and bytes."""
+
+    dimension: str
+    ranges: int
+    runs: int
+    rows: int
+    bytes: int
+
+
+def update(lake: Lake, dimensions: Iterable[Dimension] = DIMENSIONS, *, now: Callable[[], float] = time.time) -> Iterator[Updated]:
+    """Index the ranges that the lake has and the index has not, then merge. For one process at a time; two cost only work.
+
+    Raises:
+        TransientError: the store failed; what was indexed before stands.
+    """
+    for dimension in dimensions:
+        yield _update(lake, dimension, now)
+
+
+def _update(lake: Lake, dimension: Dimension, now: Callable[[], float]) -> Updated:
+    manifest = read_manifest(lake, dimension)
+    files: dict[str, list[DataFile]] = {}
+    for file in lake.files(dimension.table):
+        files.setdefault(file.key or "", []).append(file)
+    digests = {key: parts[0].digest or "" for key, parts in files.items()}
+    # A run of which nothing counts any more goes; one that is partly old stays until it is merged.
+    manifest = Manifest([run for run in manifest.runs if any(digests.get(key) == digest for key, digest in run.ranges.items())])
+    _, covered = manifest.covering(digests)
+    missing = sorted(digests.keys() - covered)
+    for key in missing:
+        run = _indexed(lake, dimension, key, digests[key], files[key])
+        manifest = Manifest([*manifest.runs, run])
+        while group := _mergeable(manifest.runs):
+            merged = _merged(lake, dimension, group, digests)
+            names = {part.name for part in group}
+            manifest = Manifest([merged, *(part for part in manifest.runs if part.name not in names)])
+        lake.store.put(_manifest(dimension), msgspec.json.encode(manifest))
+    _sweep(lake, dimension, manifest, now())
+    runs = manifest.runs
+    return Updated(dimension.name, len(missing), len(runs), sum(run.rows for run in runs), sum(run.size for run in runs))
+
+
+def _indexed(lake: Lake, dimension: Dimension, key: str, digest: str, files: Sequence[DataFile]) -> Run:
+    """A run of one range."""
+    slot = dimension.table.key[0]
+    return _write(
+        lake,
+        dimension,
+        {key: digest},
+        [f"{dimension.table.name}/{file.name}" for file in files],
+        f"select distinct md5_number_lower(value) as key, {slot} as slot from (select {dimension.values} as value, {slot} from files) "  # noqa: S608
+        "where value is not null order by all",
+    )
+
+
+def _merged(lake: Lake, dimension: Dimension, group: Sequence[Run], digests: Mapping[str, str]) -> Run:
+    """One run of several; what is known to be old is not claimed any more."""
+    ranges = {key: digest for run in group for key, digest in run.ranges.items() if digests.get(key) == digest}
+    return _write(lake, dimension, ranges, [path_of(dimension, run) for run in group], "select distinct key, slot from files order by all")
+
+
+def _write(lake: Lake, dimension: Dimension, ranges: dict[str, str], paths: Sequence[str], query: str) -> Run:
+    from blyan.query.files import relation
+
+    name = f"{min(ranges)}-{uuid4().hex[:12]}"
+    run = Run(name, 0, 0, ranges)
+    import duckdb
+
+    with duckdb.connect() as connection, errors_of(lake.store.uri(FOLDER)):
+        source = relation(connection, lake, paths, SCHEMA if paths[0].startswith(FOLDER) else dimension.table.arrow_schema())
+        reader = connection.sql(f"with files as (select * from {source}) {query}").to_arrow_reader(READ_ROWS)
+        rows = 0
+        with lake.store.create(path_of(dimension, run)) as upload:
+            with pq.ParquetWriter(upload.stream, SCHEMA, compression="zstd", compression_level=1, use_dictionary=False, store_schema=False) as writer:
+                for batch in reader:
+                    writer.write_batch(batch.cast(SCHEMA), row_group_size=GROUP_ROWS)
+                    rows += batch.num_rows
+            size = upload.stream.tell()
+    return msgspec.structs.replace(run, rows=rows, size=size)
+
+
+def _mergeable(runs: Sequence[Run]) -> list[Run]:
+    """`MERGE` runs of one size class; none where there are not so many. A size class is the power of `MERGE` that the rows reach."""
+    classes: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.rows < MERGED_ROWS:
+            classes.setdefault(_level(run), []).append(run)
+    return next((group[:MERGE] for group in classes.values() if len(group) >= MERGE), [])
+
+
+def _level(run: Run) -> int:
+    # By ranges and not by rows alone: ranges of a quiet chain would never be merged with those of a busy one.
+    level, size = 0, len(run.ranges)
+    while size >= MERGE:
+        level, size = level + 1, size // MERGE
+    return level
+
+
+def _sweep(lake: Lake, dimension: Dimension, manifest: Manifest, now: float) -> None:
+    """Delete files that the manifest stopped naming long ago."""
+    folder = f"{FOLDER}/{dimension.name}"
+    named = {f"{run.name}.parquet" for run in manifest.runs}
+    lake.store.delete(f"{folder}/{name}" for name, changed in lake.store.changed(folder).items() if name not in named and changed < now - ORPHAN_S)
+
+
+def _manifest(dimension: Dimension) -> str:
+    return f"{FOLDER}/{dimension.name}.json"
+
+
+def candidates(
+    connection: Any, lake: Lake, dimension: Dimension, runs: Sequence[Run], value: str, *, first: int, last: int, descending: bool, most: int
+) -> tuple[list[int], bool]:
+    """Slots in which a value may occur, in order, and whether there are more.
+
+    Args:
+        connection: of DuckDB.
+        lake: where the runs are.
+        dimension: of which the runs are.
+        runs: to ask.
+        value: to find.
+        first, last: bounds of the slots.
+        descending: the newest first.
+        most: slots to give.
+
+    Raises:
+        PermanentError: a run is damaged: delete the folder of the index.
+        MissingObjectError: a run is gone: the manifest has others now.
+    """
+    from blyan.query.files import relation
+
+    if not runs:
+        return [], False
+    with errors_of(lake.store.uri(FOLDER)):
+        source = relation(connection, lake, [path_of(dimension, run) for run in runs], SCHEMA)
+    order = "desc" if descending else "asc"
+    # The key is computed here and not in the query: only a constant is compared with the bounds of row groups.
+    rows = connection.execute(
+        f"select distinct slot from {source} where key = {key_of(value)}::ubigint and slot between ? and ? order by slot {order} limit {most + 1}",  # noqa: S608
+        [first, last],
+    ).fetchall()
+    return [slot for (slot,) in rows[:most]], len(rows) > most
+
+
+def key_of(value: str) -> int:
+    """The key of a value: the last eight bytes of its MD5, as DuckDB's `md5_number_lower` has them."""
+    return int.from_bytes(hashlib.md5(value.encode(), usedforsecurity=False).digest()[8:], "little")
+

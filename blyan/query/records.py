@@ -1,0 +1,582 @@
+"""Records: rows of one table, by slot, time, account, program, mint or signature, a page at a time.
+
+Belongs here: which files a question has to open, the order of rows, cursors, and what an answer says of its source. Does not belong
+here: HTTP (`blyan.api`), SQL of others (`blyan.query`), how the index is made (`blyan.query.lookup`).
+
+**A page** is read from a snapshot: the version of the table that stood when the first page was asked for, and the landing's head. The
+cursor pins both, and the newest slot that was there, so that all pages together are what one page would have been. Rows of the landing
+that were final stay what they are, wherever they move; where a fork took a slot away that was not final, the cursor is refused.
+
+**What is opened.** Rows come in the order of the table's key, so ranges are walked in the order of their slots until the page is full.
+Where the question names a value that is indexed, only the slots in which it occurs are opened; ranges that the index does not cover, and
+the landing, are walked as without it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from blyan.errors import BlyanError, MissingObjectError, PermanentError, TransientError
+from blyan.lake import DataFile, Lake
+from blyan.query.files import relation
+from blyan.query.lookup import Dimension, Manifest, Run, candidates, read_manifest
+from blyan.schemas import BLOCKS, Table
+from blyan.solana.commitment import Commitment
+from blyan.solana.landing import Head, read_head
+from blyan.solana.segments import LANDED, path_of
+
+FORGET_S = 3_600.0
+"""Seconds after which a table is opened anew whatever its log seems to say: a log forgets its oldest versions."""
+
+SLOTS_AT_ONCE = 64
+"""Slots of an index that are opened at once, at first; twice as many each time that they do not fill the page."""
+
+RANGES_AT_ONCE = 1
+"""Ranges that are opened at once, at first; likewise."""
+
+MOST_AT_ONCE = 512
+
+SLOT_S = 0.4
+"""Seconds that a slot of Solana is meant to take."""
+
+NEVER = 1 << 62
+"""Beyond every slot."""
+
+log = logging.getLogger("blyan.query")
+
+
+class SnapshotGoneError(PermanentError):
+    """What a cursor was pinned to is not there any more; the question has to be asked again from the beginning."""
+
+
+class CursorError(PermanentError):
+    """A cursor cannot be read, or is of another question."""
+
+
+class OverTimeError(PermanentError):
+    """A question took longer than it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A condition: SQL with `?` for each value."""
+
+    sql: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Rows of one table.
+
+    Attributes:
+        table: of the lake, with the slot as the first column of its key.
+        matches: conditions, all of which hold.
+        lookup: a dimension and the value in it, which the conditions ask for too.
+        first_slot, last_slot: both included.
+        from_time, to_time: of the block; the first included, the last not.
+        descending: the newest first.
+    """
+
+    table: Table
+    matches: tuple[Match, ...] = ()
+    lookup: tuple[Dimension, str] | None = None
+    first_slot: int | None = None
+    last_slot: int | None = None
+    from_time: datetime.datetime | None = None
+    to_time: datetime.datetime | None = None
+    descending: bool = False
+
+    def digest(self) -> str:
+        """Tells questions apart, for cursors."""
+        parts = [self.table.name, [(match.sql, match.values) for match in self.matches], self.first_slot, self.last_slot]
+        parts += [self.from_time, self.to_time, self.descending]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """Where a page ended, and what it was read from."""
+
+    question: str
+    after: list[Any]
+    version: int | None
+    newest: int
+    landed: list[str]
+    checkpoint: int
+    forks: str
+
+    def text(self) -> str:
+        """As callers carry it."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str, question: Question) -> Cursor:
+        """Read a cursor.
+
+        Raises:
+            CursorError: it is no cursor, or of another question.
+        """
+        try:
+            cursor = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
+        except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+            raise CursorError("it is not a cursor", where="cursor", remedy="give the `next` of a page as it came") from error
+        kinds = [question.table.arrow_schema().field(name).type for name in question.table.key]
+        good = len(cursor.after) == len(kinds) and all(_is(value, kind) for value, kind in zip(cursor.after, kinds, strict=False))
+        if cursor.question != question.digest() or not good:
+            raise CursorError("it is the cursor of another question", where="cursor", remedy="ask with the parameters of the first page")
+        return cursor
+
+
+def _is(value: Any, kind: pa.DataType) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, str) if pa.types.is_string(kind) else isinstance(value, int) and abs(value) < NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an answer was read from.
+
+    Attributes:
+        table: its name, as `solana.blocks`.
+        version: of the table in the lake; None where it has none yet.
+        generation: of the landing's head; None where nothing is followed.
+        up_to_slot: the newest slot that could be in the answer; None where there is none.
+        finality: how sure the newest of them is, `finalized` or `confirmed`.
+        finalized_to_slot: every slot up to it is final.
+        behind_slots, behind_ms: from there to the tip, as the follower last heard; None where nobody follows.
+    """
+
+    table: str
+    version: int | None
+    generation: int | None
+    up_to_slot: int | None
+    finality: str | None
+    finalized_to_slot: int | None
+    behind_slots: int | None
+    behind_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows in order, the cursor of the next page (None: there is none), and what they were read from."""
+
+    rows: pa.Table
+    next: str | None
+    reading: Reading
+
+
+@dataclass(slots=True)
+class Opened:
+    """What was opened for a question, for those who want to know what it cost."""
+
+    files: int = 0
+    runs: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Files to read at once, of slots that follow those of the step before. `slots` None: all of them."""
+
+    paths: tuple[str, ...]
+    slots: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Seconds for one question, over all that it asks of DuckDB; and a way to end it from another thread."""
+
+    seconds: float
+    cancelled: bool = False
+    _connection: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def watch(self, connection: Any) -> threading.Timer:
+        """Interrupt the connection when time is over."""
+        self._connection = connection
+        timer = threading.Timer(self.seconds, self.cancel)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def cancel(self) -> None:
+        """End the question now."""
+        with self._lock:
+            self.cancelled = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+    def release(self) -> None:
+        """The question is over: whatever comes later is not interrupted."""
+        with self._lock:
+            self._connection = None
+
+
+class Records:
+    """Rows of a lake's tables. For several threads at once.
+
+    Args:
+        lake: where they are.
+        threads: that DuckDB uses, for all questions together.
+        memory: that it uses, as `1GB`.
+    """
+
+    def __init__(self, lake: Lake, *, threads: int = 2, memory: str = "1GB") -> None:
+        import duckdb
+
+        self._lake = lake
+        self._database = duckdb.connect(config={"threads": threads, "memory_limit": memory, "autoinstall_known_extensions": False})
+        # A Parquet file of the lake is never changed, so its footer is read once.
+        self._database.execute("set timezone = 'UTC'; set parquet_metadata_cache = true")
+        self._standing: dict[str, tuple[float, int, list[DataFile]]] = {}
+
+    def page(self, question: Question, *, rows: int, cursor: str | None = None, deadline: Deadline | None = None, opened: Opened | None = None) -> Page:
+        """One page.
+
+        Args:
+            question: what to read.
+            rows: at most.
+            cursor: `Page.next` of the page before.
+            deadline: for all of it.
+            opened: gets what was opened.
+
+        Raises:
+            CursorError: the cursor is of another question.
+            SnapshotGoneError: what it was pinned to is gone.
+            OverTimeError: it took too long, or was cancelled.
+            TransientError: a file was deleted while it was read; ask again.
+        """
+        import duckdb
+
+        deadline = deadline or Deadline(NEVER)
+        opened = opened if opened is not None else Opened()
+        pinned = Cursor.parse(cursor, question) if cursor else None
+        snapshot = self._snapshot(question, pinned)
+        connection = self._database.cursor()
+        timer = deadline.watch(connection) if deadline.seconds < NEVER else None
+        try:
+            found = self._collect(connection, question, snapshot, pinned, rows + 1, opened, deadline)
+        except duckdb.InterruptException as error:
+            remedy = "ask for fewer slots, or with a filter"
+            raise OverTimeError(f"it took longer than {deadline.seconds:g} s", where=question.table.name, remedy=remedy) from error
+        except duckdb.IOException as error:
+            remedy = "ask again: the table was compacted, or the landing tidied, under the question"
+            raise TransientError(f"a file is gone: {error}", where=question.table.name, remedy=remedy) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+            deadline.release()
+            connection.close()
+        following = None
+        if found.num_rows > rows:
+            found = found.slice(0, rows)
+            last = found.slice(rows - 1, 1).select(list(question.table.key)).to_pylist()[0]
+            following = snapshot.cursor(question, list(last.values())).text()
+        return Page(found, following, snapshot.reading())
+
+    def slots_of_time(self, start: datetime.datetime | None, end: datetime.datetime | None) -> tuple[int, int] | None:
+        """The first and the last slot whose blocks were made from one moment on and before another; None where there are none."""
+        snapshot = self._snapshot(Question(BLOCKS), None)
+        paths = [file.path for files in snapshot.files.values() for file in files]
+        if not paths:
+            return None
+        connection = self._database.cursor()
+        try:
+            matches = _times(start, end)
+            query = f"select min(slot), max(slot) from {relation(connection, self._lake, paths, BLOCKS.arrow_schema())} where "  # noqa: S608
+            query += " and ".join(match.sql for match in matches) or "true"
+            ((first, last),) = connection.execute(query, [value for match in matches for value in match.values]).fetchall()
+        finally:
+            connection.close()
+        return None if first is None else (first, last)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    # Snapshots
+
+    def _snapshot(self, question: Question, pinned: Cursor | None) -> _Snapshot:
+        """What is there, or what a cursor pinned. The head is read first, as by every reader."""
+        table = question.table
+        head = read_head(self._lake) if table in LANDED else None
+        version, files = self._files(table, pinned.version if pinned else None)
+        if pinned is None:
+            return _Snapshot.now(table, version, files, head)
+        return _Snapshot.again(table, pinned, files if pinned.version is not None else [], head, lambda: self._files(table, None)[1])
+
+    def _files(self, table: Table, version: int | None) -> tuple[int | None, list[DataFile]]:
+        """A version of a table and its files; the newest where none is given."""
+        known = self._standing.get(table.name)
+        if known and time.monotonic() - known[0] < FORGET_S:
+            _, held, files = known
+            if version == held or (version is None and self._lake.is_newest(table, held)):
+                return held, files
+        try:
+            found = self._lake.standing(table, version=version)
+        except MissingObjectError as error:
+            raise _gone("the log does not reach back to it") from error
+        if found is None:
+            return None, []
+        if version is None:
+            self._standing[table.name] = (time.monotonic(), *found)
+        return found
+
+    # Reading
+
+    def _collect(
+        self, connection: Any, question: Question, snapshot: _Snapshot, pinned: Cursor | None, wanted: int, opened: Opened, deadline: Deadline
+    ) -> pa.Table:
+        """Rows, walking over the slots until there are enough."""
+        schema, parts, count = question.table.arrow_schema(), [], 0
+        direction = "desc nulls last" if question.descending else "asc nulls first"
+        order = ", ".join(f'"{name}" {direction}' for name in question.table.key)
+        names = ", ".join(f'"{name}"' for name in schema.names)
+        for step in self._steps(connection, question, snapshot, pinned, opened):
+            if deadline.cancelled:
+                raise OverTimeError("it was cancelled", where=question.table.name)
+            opened.files += len(step.paths)
+            opened.steps += 1
+            source = relation(connection, self._lake, step.paths, schema)
+            condition, values = _conditions(question, snapshot.newest, pinned.after if pinned else None, step.slots)
+            query = f"select {names} from {source} where {condition} order by {order} limit {wanted - count}"  # noqa: S608
+            parts.append(connection.sql(query, params=values).to_arrow_table().cast(schema))
+            count += parts[-1].num_rows
+            if count >= wanted:
+                break
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def _steps(self, connection: Any, question: Question, snapshot: _Snapshot, pinned: Cursor | None, opened: Opened) -> Iterator[_Step]:
+        """What to open, in the order of slots."""
+        first, last = _bounds(question, snapshot.newest, pinned.after[0] if pinned else None)
+        walk = snapshot.walk(first, last, descending=question.descending)
+        manifest = Manifest()
+        if question.lookup and question.lookup[0].table == question.table:
+            manifest = read_manifest(self._lake, question.lookup[0])
+        runs, covered = manifest.covering({key: snapshot.digests[key] for key in walk if key in snapshot.digests})
+        opened.runs += len(runs)
+        at_once = RANGES_AT_ONCE
+        for indexed, group in groupby(walk, key=covered.__contains__):
+            keys = list(group)
+            if indexed:
+                yield from self._looked_up(connection, question, runs, [file for key in keys for file in snapshot.files[key]], first, last)
+                continue
+            while keys:
+                paths = tuple(file.path for key in keys[:at_once] for file in snapshot.files[key] if file.may_hold(first, last))
+                keys, at_once = keys[at_once:], min(MOST_AT_ONCE, at_once * 2)
+                if paths:
+                    yield _Step(paths)
+
+    def _looked_up(
+        self, connection: Any, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int
+    ) -> Iterator[_Step]:
+        """Steps of the slots that the index names, within files of ranges that follow each other."""
+        assert question.lookup is not None  # noqa: S101 - the caller looked
+        import duckdb
+
+        dimension, value = question.lookup
+        low, high = max(first, min(file.first for file in files)), min(last, max(file.last for file in files))
+        most = SLOTS_AT_ONCE
+        while low <= high:
+            try:
+                slots, more = candidates(
+                    connection, self._lake, dimension, runs, value, first=low, last=high, descending=question.descending, most=most
+                )
+            except (BlyanError, duckdb.IOException, duckdb.InvalidInputException) as error:
+                # An index may be damaged or deleted at any moment: that costs time, and never rows.
+                log.warning("the index of %s cannot be read, its ranges are walked: %s", dimension.name, error)
+                yield _Step(tuple(file.path for file in files if file.may_hold(low, high)))
+                return
+            paths = tuple(file.path for file in files if any(file.may_hold(slot, slot) for slot in slots))
+            if paths:
+                yield _Step(paths, tuple(slots))
+            if not more:
+                return
+            low, high = (low, slots[-1] - 1) if question.descending else (slots[-1] + 1, high)
+            most = min(MOST_AT_ONCE, most * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A Parquet file, and the slots of its rows; all there are, where they are not known."""
+
+    path: str
+    first: int
+    last: int
+
+    def may_hold(self, first: int, last: int) -> bool:
+        """Whether it may hold rows of these slots."""
+        return self.first <= last and self.last >= first
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Files by range, and what is pinned of them.
+
+    Attributes:
+        files: by range, those without rows left out.
+        digests: of the ranges that are read from the lake.
+        newest: slot that may be in an answer; -1 where there is none.
+        checkpoint: every slot before it was final.
+        landed: the ranges that were read from the landing, then.
+        forks: digest of the slots that were not final.
+    """
+
+    table: Table
+    version: int | None
+    head: Head | None
+    files: dict[str, list[_File]]
+    digests: dict[str, str]
+    newest: int
+    checkpoint: int
+    landed: frozenset[str]
+    forks: str
+
+    @classmethod
+    def now(cls, table: Table, version: int | None, held: Sequence[DataFile], head: Head | None) -> _Snapshot:
+        """What stands."""
+        landed = frozenset(head.range_keys()) if head else frozenset[str]()
+        files, digests = _of_lake(table, [file for file in held if file.key not in landed])
+        files |= _of_landing(table, head, landed)
+        newest = max([file.last for parts in files.values() for file in parts if file.last < NEVER], default=-1)
+        if head:  # a slot without rows of this table is known all the same
+            newest = max([newest, *(segment.last for part in head.ranges for segment in part.segments)])
+        checkpoint = head.checkpoint if head else NEVER
+        return cls(table, version, head, files, digests, newest, checkpoint, landed, _forks(head, checkpoint, newest))
+
+    @classmethod
+    def again(cls, table: Table, pinned: Cursor, held: Sequence[DataFile], head: Head | None, newly: Callable[[], Sequence[DataFile]]) -> _Snapshot:
+        """What a cursor pinned.
+
+        Args:
+            table: of the question.
+            pinned: the cursor.
+            held: files of the version that it names.
+            head: that stands now.
+            newly: gives the files of the version that stands now.
+
+        Raises:
+            SnapshotGoneError: a fork took away what was not final.
+        """
+        landed, still = frozenset(pinned.landed), head.range_keys() if head else set()
+        if _forks(head, pinned.checkpoint, pinned.newest) != pinned.forks:
+            raise _gone("slots that were not final have become others")
+        files, digests = _of_lake(table, [file for file in held if file.key not in landed])
+        files |= _of_landing(table, head, landed)
+        if moved := landed - still:
+            # What was in the landing and is in the lake by now has the same rows there: they were made from the same raw blocks.
+            more, theirs = _of_lake(table, [file for file in newly() if file.key in moved])
+            files, digests = files | more, digests | theirs
+        return cls(table, pinned.version, head, files, digests, pinned.newest, pinned.checkpoint, landed, pinned.forks)
+
+    def cursor(self, question: Question, after: list[Any]) -> Cursor:
+        """The cursor behind the row with this key."""
+        return Cursor(question.digest(), after, self.version, self.newest, sorted(self.landed), min(self.checkpoint, self.newest + 1), self.forks)
+
+    def walk(self, first: int, last: int, *, descending: bool) -> list[str]:
+        """Ranges that may hold rows of these slots, in order: keys sort as slots do."""
+        return sorted((key for key, files in self.files.items() if any(file.may_hold(first, last) for file in files)), reverse=descending)
+
+    def reading(self) -> Reading:
+        """What an answer says of its source."""
+        name, head = self.table.name.replace("/", "."), self.head
+        generation = head.generation if head else None
+        if self.newest < 0:
+            return Reading(name, self.version, generation, None, None, None, None, None)
+        final = min(self.newest, self.checkpoint - 1)
+        sure = Commitment.FINALIZED if final == self.newest else Commitment.CONFIRMED
+        behind = max(0, head.processed - self.newest) if head else None
+        behind_ms = None if behind is None else round(behind * SLOT_S * 1e3)
+        return Reading(name, self.version, generation, self.newest, sure.label, max(final, -1), behind, behind_ms)
+
+
+def _of_lake(table: Table, files: Sequence[DataFile]) -> tuple[dict[str, list[_File]], dict[str, str]]:
+    """Files of the lake and the digests of their ranges, by range."""
+    found: dict[str, list[_File]] = {}
+    for file in files:
+        if file.rows:
+            last = NEVER if file.slot_max is None else file.slot_max
+            found.setdefault(file.key or "", []).append(_File(f"{table.name}/{file.name}", file.slot_min or 0, last))
+    return found, {file.key or "": file.digest or "" for file in files if file.rows}
+
+
+def _of_landing(table: Table, head: Head | None, keys: frozenset[str]) -> dict[str, list[_File]]:
+    """Files of the landing in these ranges, by range."""
+    found: dict[str, list[_File]] = {}
+    for landed in head.ranges if head and table in LANDED else ():
+        for segment in landed.segments:
+            if landed.key in keys and segment.rows.get(table.name):
+                found.setdefault(landed.key, []).append(_File(path_of(landed.key, segment.name, table), segment.first, segment.last))
+    return found
+
+
+def _forks(head: Head | None, checkpoint: int, newest: int) -> str:
+    """Digest of the slots from the checkpoint to the newest one, whose blocks may still become others; empty where there are none."""
+    if newest < checkpoint or head is None:
+        return ""
+    slots = [pair for pair in head.slots().items() if checkpoint <= pair[0] <= newest]
+    return hashlib.sha256(msgspec.json.encode(slots)).hexdigest()[:16]
+
+
+def _bounds(question: Question, newest: int, after: int | None) -> tuple[int, int]:
+    """Slots that may have rows of a page."""
+    first, last = question.first_slot or 0, min(newest, NEVER if question.last_slot is None else question.last_slot)
+    if after is not None:
+        first, last = (first, min(last, after)) if question.descending else (max(first, after), last)
+    return first, last
+
+
+def _conditions(question: Question, newest: int, after: Sequence[Any] | None, slots: Sequence[int] | None) -> tuple[str, list[Any]]:
+    """What rows of a page have in common."""
+    slot = question.table.key[0]
+    first, last = _bounds(question, newest, after[0] if after else None)
+    found = [Match(f'"{slot}" between ? and ?', (first, last)), *question.matches, *_times(question.from_time, question.to_time)]
+    if slots is not None:
+        # Written out: bounds of row groups are compared with constants alone.
+        found.append(Match(f'"{slot}" in ({", ".join(map(str, slots))})', ()))
+    if after is not None:
+        found.append(_behind(question, after))
+    return " and ".join(f"({match.sql})" for match in found), [value for match in found for value in match.values]
+
+
+def _behind(question: Question, after: Sequence[Any]) -> Match:
+    """Rows behind the one with this key, in the order of the question; a null comes before every value."""
+    sign = "<" if question.descending else ">"
+    terms, values, same, matched = [], list[Any](), "true", list[Any]()
+    for name, value in zip(question.table.key, after, strict=True):
+        column = f'"{name}"'
+        if value is None:
+            behind, needed = ("false", []) if question.descending else (f"{column} is not null", [])
+            equal, needs = f"{column} is null", []
+        else:
+            absent = f" or {column} is null" if question.descending else ""
+            behind, needed = f"({column} {sign} ?{absent})", [value]
+            equal, needs = f"{column} = ?", [value]
+        terms.append(f"({same} and {behind})")
+        values += [*matched, *needed]
+        same, matched = f"{same} and {equal}", [*matched, *needs]
+    return Match(" or ".join(terms), tuple(values))
+
+
+def _times(start: datetime.datetime | None, end: datetime.datetime | None) -> list[Match]:
+    found = [Match("block_timestamp >= ?", (start,))] if start else []
+    return found + ([Match("block_timestamp < ?", (end,))] if end else [])
+
+
+def _gone(why: str) -> SnapshotGoneError:
+    return SnapshotGoneError(f"what the cursor was pinned to is gone: {why}", where="cursor", remedy="ask again without the cursor")
