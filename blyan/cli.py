@@ -50,6 +50,8 @@ app = typer.Typer(
 )
 source_app = typer.Typer(help="The block source that the settings choose.", no_args_is_help=True)
 app.add_typer(source_app, name="source")
+keys_app = typer.Typer(help="Keys of `blyan serve`.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 
 Output = Literal["table", "json"]
 
@@ -337,6 +339,86 @@ def _say(line: str) -> None:
 
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
     sys.stderr.flush()
+
+
+# Serving
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at. 0: a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer.")] = 1,
+) -> None:
+    """Serve the lake over HTTP: SQL, REST, live slots. Runs until Ctrl-C or SIGTERM, and finishes what it took."""
+    from blyan.api.serve import serve
+    from blyan.settings import load_settings
+
+    serve(load_settings(), host=host, port=port, workers=workers, say=_say)
+
+
+@app.command()
+def index() -> None:
+    """Index the signatures, accounts, programs and mints of ranges that are new in the lake, so that looking one up opens few files."""
+    from blyan.lake import Lake
+    from blyan.query.lookup import update
+    from blyan.settings import load_settings
+
+    cells = [
+        [done.dimension, f"{done.ranges:,}", f"{done.runs:,}", f"{done.rows:,}", f"{done.bytes:,}"]
+        for done in update(Lake.from_settings(load_settings()))
+    ]
+    _console().print(_grid("the index", ["of", "ranges indexed now", "files", "rows", "bytes"], cells))
+
+
+@keys_app.command("create")
+def keys_create(
+    role: Annotated[Literal["reader", "analyst", "contributor", "operator"], typer.Option(help="What its holder may.")],
+    expires: Annotated[str | None, typer.Option(metavar="30d", help="How long it counts: s, m, h, d. Unset: until it is revoked.")] = None,
+    name: Annotated[str, typer.Option(help="What you call it, to know it again.")] = "",
+    scope: Annotated[list[str] | None, typer.Option(help="Only these rights of the role; again for each.")] = None,
+) -> None:
+    """Make a key. It is shown once, as the last line."""
+    from blyan.api.callers import Role, parse_scopes
+    from blyan.api.keys import create, parse_duration
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+
+    lasts_s = parse_duration(expires) if expires else None
+    key = create(Lake.from_settings(load_settings()), Role(role), parse_scopes(scope, Role(role)), name=name, lasts_s=lasts_s)
+    typer.echo("This is the only time that the key can be seen:", err=True)
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def keys_list() -> None:
+    """Every key: its id, role, rights, and whether it counts."""
+    import time
+    from datetime import UTC, datetime
+
+    from blyan.api.keys import listed
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+
+    def day(moment: float | None) -> str:
+        return "" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}"
+
+    cells = [
+        [key.id, key.name, key.role, " ".join(key.scopes), key.state(time.time()), day(key.created), day(key.expires)]
+        for key in listed(Lake.from_settings(load_settings()))
+    ]
+    _console().print(_grid("", ["id", "name", "role", "scopes", "state", "created", "expires"], cells))
+
+
+@keys_app.command("revoke")
+def keys_revoke(identity: Annotated[str, typer.Argument(metavar="ID", help="Of the key, as `blyan keys list` has it.")]) -> None:
+    """Make a key count no more, within seconds, and every token that was made from it."""
+    from blyan.api.keys import revoke
+    from blyan.lake import Lake
+    from blyan.settings import load_settings
+
+    key = revoke(Lake.from_settings(load_settings()), identity)
+    typer.echo(f"the key {key.id} is revoked")
 
 
 # Looking

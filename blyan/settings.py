@@ -140,6 +140,28 @@ class Settings(BaseSettings):
         default_factory=list, description="Addresses (JSON list) of caches whose `/invalidate` is told promptly of what changed in the lake."
     )
 
+    serve_anonymous: bool = Field(False, description="Whether `blyan serve` lets everybody read, without a key and with a reader's limits.")
+    serve_cors_origins: list[str] = Field(
+        default_factory=list, description='Origins (JSON list) whose pages in a browser may call `blyan serve`; `["*"]` means all.'
+    )
+    serve_tls_certificate: str | None = Field(None, description="PEM file of the certificate chain, for HTTPS. Unset: HTTP.")
+    serve_tls_key: str | None = Field(None, description="PEM file of its private key.")
+    serve_body_bytes: int = Field(1 << 20, gt=0, description="Bytes that the body of a request may have.")
+    serve_patience_s: float = Field(30.0, gt=0, description="Seconds for a client to send a request whole, and to read what waits for it.")
+    serve_drain_s: float = Field(30.0, gt=0, description="Seconds for requests that were taken to be answered, once it is told to end.")
+    serve_threads: int = Field(2, ge=1, le=256, description="Threads of DuckDB in each process of `blyan serve`.")
+    serve_memory_mib: int = Field(512, ge=64, description="MiB that DuckDB may use in each of them.")
+    audit_log: str = Field(".blyan/audit.jsonl", description="File of JSON lines that says who asked what of `blyan serve`. Empty: none.")
+    audit_bytes: int = Field(64 << 20, gt=0, description="Bytes of it before another begins; eight older ones are kept.")
+    token_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Secret that signs short-lived tokens, the same for all replicas. Unset: a random one, known to this `blyan serve` alone.",
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="`redis://host:port/db` where replicas count rates together. Unset: each process counts for itself."
+    )
+
     @property
     def grid(self) -> Grid:
         """The grid of slot ranges."""

@@ -115,6 +115,18 @@ def revoke(lake: Lake, identity: str, *, now: float | None = None) -> Key:
     return key
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `15m`, `12h` or `30d`.
+
+    Raises:
+        PermanentError: it is none of them.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not found or not int(found[1]):
+        raise PermanentError(f"{text!r} is no duration", where="--expires", remedy="write it as 90s, 15m, 12h or 30d")
+    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}[found[2]]
+
+
 def parse(text: str) -> tuple[str, str] | None:
     """Identity and secret of what looks like a key; None of anything else."""
     found = _KEY.fullmatch(text)

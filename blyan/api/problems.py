@@ -55,6 +55,9 @@ INTERNAL = Kind("internal", "The service failed", 500)
 UNAVAILABLE = Kind("unavailable", "The service cannot answer now", 503)
 STORE_FULL = Kind("store-full", "The service has no space left", 507)
 
+CLIENT_GONE = Kind("client-gone", "The client went away", 499)
+"""Told to nobody, and written down."""
+
 KINDS = (
     MALFORMED,
     QUERY_REFUSED,
@@ -122,6 +125,10 @@ class Problem(BaseModel):
     errors: list[Fault] = Field(default=[], description="Each fault, where there are several or a place to name.")
 
 
+class ClientGoneError(TransientError):
+    """Nobody waits for the answer any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a caller is told of an error."""
@@ -155,6 +162,8 @@ def told_of(error: BaseException) -> Told:
             return Told(error.kind, error.what, error.remedy, error.details, error.headers)
         case Busy():
             return Told(error.kind, error.what, error.remedy, (), {"retry-after": str(max(1, round(error.retry_after_s + 0.5))), **error.headers})
+        case ClientGoneError():
+            return Told(CLIENT_GONE, error.what, error.remedy)
         case StoreFullError():
             return Told(STORE_FULL, "there is no space for it", "ask again later; the operator has to free space", (), again)
         case TransientError():

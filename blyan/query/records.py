@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -39,9 +39,6 @@ from blyan.solana.commitment import Commitment
 from blyan.solana.landing import Head, read_head
 from blyan.solana.segments import LANDED, path_of
 
-FORGET_S = 3_600.0
-"""Seconds after which a table is opened anew whatever its log seems to say: a log forgets its oldest versions."""
-
 SLOTS_AT_ONCE = 64
 """Slots of an index that are opened at once, at first; twice as many each time that they do not fill the page."""
 
@@ -50,8 +47,8 @@ RANGES_AT_ONCE = 1
 
 MOST_AT_ONCE = 512
 
-SLOT_S = 0.4
-"""Seconds that a slot of Solana is meant to take."""
+SLOT_MS = 400
+"""Milliseconds that a slot of Solana is meant to take."""
 
 NEVER = 1 << 62
 """Beyond every slot."""
@@ -67,8 +64,8 @@ class CursorError(PermanentError):
     """A cursor cannot be read, or is of another question."""
 
 
-class OverTimeError(PermanentError):
-    """A question took longer than it was given."""
+class StoppedError(PermanentError):
+    """A question was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +87,7 @@ class Question:
         first_slot, last_slot: both included.
         from_time, to_time: of the block; the first included, the last not.
         descending: the newest first.
+        within: slots outside of which no block is of that time, where that was looked up; it tells no questions apart.
     """
 
     table: Table
@@ -100,6 +98,7 @@ class Question:
     from_time: datetime.datetime | None = None
     to_time: datetime.datetime | None = None
     descending: bool = False
+    within: tuple[int, int] = (0, NEVER)
 
     def digest(self) -> str:
         """Tells questions apart, for cursors."""
@@ -152,23 +151,22 @@ class Reading:
     """What an answer was read from.
 
     Attributes:
-        table: its name, as `solana.blocks`.
-        version: of the table in the lake; None where it has none yet.
-        generation: of the landing's head; None where nothing is followed.
+        versions: of the table in the lake, by its name in SQL; None where it has none yet.
         up_to_slot: the newest slot that could be in the answer; None where there is none.
-        finality: how sure the newest of them is, `finalized` or `confirmed`.
-        finalized_to_slot: every slot up to it is final.
-        behind_slots, behind_ms: from there to the tip, as the follower last heard; None where nobody follows.
+        finality: how sure that slot is, `finalized` or `confirmed`.
+        finalized_to: every slot up to it is final.
+        behind_slots: from there to the tip, as the follower last heard; None where nobody follows.
+        behind_ms: the same as a time, and the age of what it heard; None likewise.
+        generation: of the landing's head; None likewise.
     """
 
-    table: str
-    version: int | None
-    generation: int | None
-    up_to_slot: int | None
-    finality: str | None
-    finalized_to_slot: int | None
-    behind_slots: int | None
-    behind_ms: int | None
+    versions: dict[str, int | None]
+    up_to_slot: int | None = None
+    finality: str | None = None
+    finalized_to: int | None = None
+    behind_slots: int | None = None
+    behind_ms: int | None = None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,34 +195,25 @@ class _Step:
     slots: tuple[int, ...] | None = None
 
 
-@dataclass(slots=True)
-class Deadline:
-    """Seconds for one question, over all that it asks of DuckDB; and a way to end it from another thread."""
+class Stop:
+    """Ends a question from another thread, when its time is over or nobody waits for it any more."""
 
-    seconds: float
-    cancelled: bool = False
-    _connection: Any = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.stopped = False
+        self._connection: Any = None
+        self._lock = threading.Lock()
 
-    def watch(self, connection: Any) -> threading.Timer:
-        """Interrupt the connection when time is over."""
-        self._connection = connection
-        timer = threading.Timer(self.seconds, self.cancel)
-        timer.daemon = True
-        timer.start()
-        return timer
-
-    def cancel(self) -> None:
-        """End the question now."""
+    def watch(self, connection: Any) -> None:
+        """What runs for the question from now on; None: nothing."""
         with self._lock:
-            self.cancelled = True
+            self._connection = connection
+
+    def __call__(self) -> None:
+        """End it."""
+        with self._lock:
+            self.stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
-
-    def release(self) -> None:
-        """The question is over: whatever comes later is not interrupted."""
-        with self._lock:
-            self._connection = None
 
 
 class Records:
@@ -243,44 +232,40 @@ class Records:
         self._database = duckdb.connect(config={"threads": threads, "memory_limit": memory, "autoinstall_known_extensions": False})
         # A Parquet file of the lake is never changed, so its footer is read once.
         self._database.execute("set timezone = 'UTC'; set parquet_metadata_cache = true")
-        self._standing: dict[str, tuple[float, int, list[DataFile]]] = {}
+        self._standing: dict[str, tuple[int, list[DataFile]]] = {}
 
-    def page(self, question: Question, *, rows: int, cursor: str | None = None, deadline: Deadline | None = None, opened: Opened | None = None) -> Page:
+    def page(self, question: Question, *, rows: int, cursor: str | None = None, stop: Stop | None = None, opened: Opened | None = None) -> Page:
         """One page.
 
         Args:
             question: what to read.
             rows: at most.
             cursor: `Page.next` of the page before.
-            deadline: for all of it.
+            stop: ends it.
             opened: gets what was opened.
 
         Raises:
             CursorError: the cursor is of another question.
             SnapshotGoneError: what it was pinned to is gone.
-            OverTimeError: it took too long, or was cancelled.
+            StoppedError: it was stopped.
             TransientError: a file was deleted while it was read; ask again.
         """
         import duckdb
 
-        deadline = deadline or Deadline(NEVER)
-        opened = opened if opened is not None else Opened()
+        stop, opened = stop or Stop(), opened if opened is not None else Opened()
         pinned = Cursor.parse(cursor, question) if cursor else None
         snapshot = self._snapshot(question, pinned)
         connection = self._database.cursor()
-        timer = deadline.watch(connection) if deadline.seconds < NEVER else None
+        stop.watch(connection)
         try:
-            found = self._collect(connection, question, snapshot, pinned, rows + 1, opened, deadline)
+            found = self._collect(connection, question, snapshot, pinned, rows + 1, opened, stop)
         except duckdb.InterruptException as error:
-            remedy = "ask for fewer slots, or with a filter"
-            raise OverTimeError(f"it took longer than {deadline.seconds:g} s", where=question.table.name, remedy=remedy) from error
+            raise StoppedError("it was stopped", where=question.table.name, remedy="ask for fewer slots, or with a filter") from error
         except duckdb.IOException as error:
             remedy = "ask again: the table was compacted, or the landing tidied, under the question"
             raise TransientError(f"a file is gone: {error}", where=question.table.name, remedy=remedy) from error
         finally:
-            if timer is not None:
-                timer.cancel()
-            deadline.release()
+            stop.watch(None)
             connection.close()
         following = None
         if found.num_rows > rows:
@@ -289,19 +274,23 @@ class Records:
             following = snapshot.cursor(question, list(last.values())).text()
         return Page(found, following, snapshot.reading())
 
-    def slots_of_time(self, start: datetime.datetime | None, end: datetime.datetime | None) -> tuple[int, int] | None:
+    def slots_of_time(
+        self, start: datetime.datetime | None, end: datetime.datetime | None, *, stop: Stop | None = None
+    ) -> tuple[int, int] | None:
         """The first and the last slot whose blocks were made from one moment on and before another; None where there are none."""
         snapshot = self._snapshot(Question(BLOCKS), None)
         paths = [file.path for files in snapshot.files.values() for file in files]
         if not paths:
             return None
-        connection = self._database.cursor()
+        connection, stop = self._database.cursor(), stop or Stop()
+        stop.watch(connection)
         try:
             matches = _times(start, end)
             query = f"select min(slot), max(slot) from {relation(connection, self._lake, paths, BLOCKS.arrow_schema())} where "  # noqa: S608
             query += " and ".join(match.sql for match in matches) or "true"
             ((first, last),) = connection.execute(query, [value for match in matches for value in match.values]).fetchall()
         finally:
+            stop.watch(None)
             connection.close()
         return None if first is None else (first, last)
 
@@ -323,24 +312,22 @@ class Records:
     def _files(self, table: Table, version: int | None) -> tuple[int | None, list[DataFile]]:
         """A version of a table and its files; the newest where none is given."""
         known = self._standing.get(table.name)
-        if known and time.monotonic() - known[0] < FORGET_S:
-            _, held, files = known
-            if version == held or (version is None and self._lake.is_newest(table, held)):
-                return held, files
+        if known and (version == known[0] or (version is None and self._lake.is_newest(table, known[0]))):
+            return known
         try:
-            found = self._lake.standing(table, version=version)
+            found = self._lake.files_at(table, version)
         except MissingObjectError as error:
-            raise _gone("the log does not reach back to it") from error
+            raise _gone(error.what) from error
         if found is None:
             return None, []
         if version is None:
-            self._standing[table.name] = (time.monotonic(), *found)
+            self._standing[table.name] = found
         return found
 
     # Reading
 
     def _collect(
-        self, connection: Any, question: Question, snapshot: _Snapshot, pinned: Cursor | None, wanted: int, opened: Opened, deadline: Deadline
+        self, connection: Any, question: Question, snapshot: _Snapshot, pinned: Cursor | None, wanted: int, opened: Opened, stop: Stop
     ) -> pa.Table:
         """Rows, walking over the slots until there are enough."""
         schema, parts, count = question.table.arrow_schema(), [], 0
@@ -348,8 +335,8 @@ class Records:
         order = ", ".join(f'"{name}" {direction}' for name in question.table.key)
         names = ", ".join(f'"{name}"' for name in schema.names)
         for step in self._steps(connection, question, snapshot, pinned, opened):
-            if deadline.cancelled:
-                raise OverTimeError("it was cancelled", where=question.table.name)
+            if stop.stopped:
+                raise StoppedError("it was stopped", where=question.table.name, remedy="ask for fewer slots, or with a filter")
             opened.files += len(step.paths)
             opened.steps += 1
             source = relation(connection, self._lake, step.paths, schema)
@@ -494,15 +481,16 @@ class _Snapshot:
 
     def reading(self) -> Reading:
         """What an answer says of its source."""
-        name, head = self.table.name.replace("/", "."), self.head
-        generation = head.generation if head else None
+        versions, head = {self.table.name.replace("/", "."): self.version}, self.head
         if self.newest < 0:
-            return Reading(name, self.version, generation, None, None, None, None, None)
+            return Reading(versions, generation=head.generation if head else None)
         final = min(self.newest, self.checkpoint - 1)
-        sure = Commitment.FINALIZED if final == self.newest else Commitment.CONFIRMED
-        behind = max(0, head.processed - self.newest) if head else None
-        behind_ms = None if behind is None else round(behind * SLOT_S * 1e3)
-        return Reading(name, self.version, generation, self.newest, sure.label, max(final, -1), behind, behind_ms)
+        sure = (Commitment.FINALIZED if final == self.newest else Commitment.CONFIRMED).label
+        if head is None:
+            return Reading(versions, self.newest, sure, final)
+        behind = max(0, head.processed - self.newest)
+        age_ms = max(0, round((time.time() - head.written_at) * 1e3))
+        return Reading(versions, self.newest, sure, final, behind, behind * SLOT_MS + age_ms, head.generation)
 
 
 def _of_lake(table: Table, files: Sequence[DataFile]) -> tuple[dict[str, list[_File]], dict[str, str]]:
@@ -535,7 +523,8 @@ def _forks(head: Head | None, checkpoint: int, newest: int) -> str:
 
 def _bounds(question: Question, newest: int, after: int | None) -> tuple[int, int]:
     """Slots that may have rows of a page."""
-    first, last = question.first_slot or 0, min(newest, NEVER if question.last_slot is None else question.last_slot)
+    first = max(question.first_slot or 0, question.within[0])
+    last = min(newest, question.within[1], NEVER if question.last_slot is None else question.last_slot)
     if after is not None:
         first, last = (first, min(last, after)) if question.descending else (max(first, after), last)
     return first, last

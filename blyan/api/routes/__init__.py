@@ -1,0 +1,4 @@
+"""Routes: one module for each kind of thing that is asked.
+
+Belongs here: parameters, and what an answer looks like. Does not belong here: answering.
+"""

@@ -1,0 +1,225 @@
+"""The service: what routes need, opened once for a process.
+
+Belongs here: how the parts are put together, and who a request's caller is. Does not belong here: the parts, and routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Security
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection, Request
+
+from blyan.api import keys as api_keys
+from blyan.api.audit import AuditLog
+from blyan.api.callers import Principal, Scope, anonymous
+from blyan.api.envelope import asked_of
+from blyan.api.keys import KeyRing
+from blyan.api.problems import BAD_CURSOR, CANCELLED, GONE, INVALID, UNAVAILABLE, Busy, ClientGoneError, Refused, nearest
+from blyan.api.rates import Rates
+from blyan.api.telemetry import Metrics
+from blyan.api.tokens import Tokens, new_secret
+from blyan.errors import BlyanError, TransientError
+from blyan.lake import Lake
+from blyan.query.records import CursorError, Page, Question, Records, SnapshotGoneError, Stop
+from blyan.schemas import BLOCKS
+from blyan.settings import Settings
+
+Result = TypeVar("Result")
+
+log = logging.getLogger("blyan.api")
+
+THREADS = 8
+"""Questions that a process asks of DuckDB at once."""
+
+SHARE = 4
+"""Of them, those of one caller."""
+
+WAITING = 256
+"""Questions that may wait for a thread; beyond, the service says that it is busy."""
+
+STRANGERS_PER_S, STRANGERS_BURST = 2.0, 30
+"""How often an address may show keys that do not exist."""
+
+TRIES = 3
+"""Times a question is asked whose files were tidied away under it."""
+
+BEARER = HTTPBearer(
+    auto_error=False, scheme_name="key", description="A key of `blyan keys create`, or a token of POST /v1/tokens, as `Authorization: Bearer …`."
+)
+
+
+class Service:
+    """One process' share of the service.
+
+    Args:
+        settings: of the lake and of what is served.
+
+    Raises:
+        SettingError: a setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lake = Lake.from_settings(settings)
+        self.metrics = Metrics()
+        self.audit = AuditLog(Path(settings.audit_log), settings.audit_bytes) if settings.audit_log else None
+        self.keys = KeyRing(self.lake)
+        self.tokens = Tokens(settings.token_secret.get_secret_value() if settings.token_secret else new_secret(), self.keys)
+        self.rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
+        self.records = Records(self.lake, threads=settings.serve_threads, memory=f"{settings.serve_memory_mib}MiB")
+        self._pool = ThreadPoolExecutor(THREADS, "question")
+        self._waiting = 0
+        self._shares: dict[str, asyncio.Semaphore] = {}
+        self.ending = asyncio.Event()
+
+    async def warm(self) -> None:
+        """Import and open what the first question would wait for. A lake that cannot be read is told by /readyz, and ends nothing."""
+        try:
+            await asyncio.to_thread(self.records.page, Question(BLOCKS, descending=True), rows=1)
+        except BlyanError as error:
+            log.warning("the lake cannot be read yet: %s", error)
+
+    async def identify(self, connection: HTTPConnection, credentials: str | None) -> Principal:
+        """Who asks; counted, and refused where they ask too often.
+
+        Raises:
+            Refused: nobody that is known.
+            Busy: too often.
+        """
+        asked = asked_of(connection.scope)
+        address = connection.client.host if connection.client else "nowhere"
+        try:
+            caller = await self._holder(credentials, address)
+        except Refused:
+            # Guessing costs: a stranger has a bucket by address, and a caller with a key never takes from it.
+            await self.rates.take(f"stranger:{address}", STRANGERS_PER_S, STRANGERS_BURST)
+            raise
+        asked.caller = caller
+        limits = caller.limits
+        asked.headers |= await self.rates.take(caller.id, limits.requests_per_s, limits.burst)
+        return caller
+
+    async def _holder(self, credentials: str | None, address: str) -> Principal:
+        if credentials is None:
+            if self.settings.serve_anonymous:
+                return anonymous(address)
+            raise api_keys.unknown("no key was sent")
+        parts = api_keys.parse(credentials)
+        return await (self.keys.holder(*parts) if parts else self.tokens.holder(credentials))
+
+    async def page(self, request: Request, caller: Principal, question: Question, *, rows: int, cursor: str | None = None) -> Page:
+        """A page of records, within the caller's limits.
+
+        Raises:
+            Refused: the cursor is wrong or its snapshot gone, or it took too long.
+            Busy: too much is at work.
+        """
+        for tries in range(1, TRIES + 1):
+            stop = Stop()
+            try:
+                return await self.ask(request, caller, partial(self.records.page, question, rows=rows, cursor=cursor, stop=stop), stop)
+            except CursorError as error:
+                raise Refused(BAD_CURSOR, error.what, remedy=error.remedy, details=[("query.cursor", error.what)]) from error
+            except SnapshotGoneError as error:
+                raise Refused(GONE, error.what, remedy=error.remedy) from error
+            except TransientError as error:
+                # Files are deleted a while after nothing names them: another look finds others.
+                if tries == TRIES or isinstance(error, ClientGoneError | Busy):
+                    raise
+        raise AssertionError("a loop that returns or raises")
+
+    async def ask(self, request: Request, caller: Principal, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
+        """Run something that takes a thread; it is stopped when its time is over, or when the client goes away.
+
+        Raises:
+            Refused: it took longer than the caller may.
+            Busy: too many questions wait.
+            ClientGoneError: the client went away.
+        """
+        if self._waiting >= WAITING:
+            raise Busy(UNAVAILABLE, "too many questions wait", remedy="ask again", retry_after_s=1.0)
+        share = self._shares.setdefault(caller.id, asyncio.Semaphore(SHARE))
+        self._waiting += 1
+        try:
+            # A caller with many questions waits for itself, and takes no thread that another would get.
+            async with share:
+                return await self._run(request, caller.limits.seconds, question, stop)
+        finally:
+            self._waiting -= 1
+            if not share.locked() and len(self._shares) > WAITING:
+                self._shares.pop(caller.id, None)
+
+    async def _run(self, request: Request, seconds: float, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
+        answer = asyncio.get_running_loop().run_in_executor(self._pool, question)
+        gone = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait({answer, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            left = gone.done()
+        finally:
+            gone.cancel()
+            if not answer.done():
+                stop()
+                answer.cancel()
+        if left:
+            raise ClientGoneError("the client went away")
+        raise Refused(CANCELLED, f"it took longer than {seconds:g} s", remedy="ask for fewer slots, or with a filter")
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.rates.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.records.close()
+        if self.audit:
+            self.audit.close()
+
+
+async def _gone(request: Request) -> None:
+    """Return once the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """The service that a request is asked of."""
+    service: Service = connection.app.state.service
+    return service
+
+
+def needs(scope: Scope) -> Any:
+    """A dependency: the caller, who has this scope."""
+
+    async def identified(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Principal:
+        caller = await service_of(request).identify(request, credentials.credentials if credentials else None)
+        caller.require(scope)
+        return caller
+
+    return Depends(identified)
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse parameters of the query that the route does not declare, and those given twice, with the nearest name.
+
+    Raises:
+        Refused: there are some.
+    """
+    fields = get_flat_params(request.scope["route"].dependant)
+    declared = [field.alias for field in fields if isinstance(field.field_info, Query)]
+    given = list(request.query_params.keys())
+    faults = [(f"query.{name}", f"there is no parameter {name}{nearest(name, declared)}") for name in dict.fromkeys(given) if name not in declared]
+    pairs = [name for name, _ in request.query_params.multi_items()]
+    faults += [(f"query.{name}", "it is given twice") for name in declared if pairs.count(name) > 1]
+    if faults:
+        remedy = f"this takes {', '.join(declared)}" if declared else "this takes no parameters"
+        raise Refused(INVALID, "; ".join(what for _, what in faults), remedy=remedy, details=faults)
