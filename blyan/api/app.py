@@ -23,8 +23,9 @@ from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
 from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, Refused
-from blyan.api.routes import health, records, tables, tokens
+from blyan.api.routes import health, live, records, tables, tokens
 from blyan.api.service import Service
+from blyan.errors import BlyanError
 from blyan.settings import Settings, load_settings
 
 ABOUT = """Solana's history and its newest slots, from one lake.
@@ -57,7 +58,7 @@ def create(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Blyan", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (health, tokens, tables, records):
+    for routes in (health, tokens, tables, records, live):
         app.include_router(routes.router)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
@@ -103,6 +104,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 async def _refuse_http(request: Request, error: Exception) -> NoReturn:
     """What the router itself refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
+    if isinstance(error.__cause__, BlyanError):  # of reading the body, which FastAPI takes for a fault of the body
+        raise error.__cause__
     match error.status_code:
         case 404:
             raise Refused(NOT_FOUND, f"nothing is served at {request.url.path}", remedy="GET /openapi.json describes what is")

@@ -11,6 +11,7 @@ request may have `HEAD_BYTES`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +27,9 @@ class PatientProtocol(HttpToolsProtocol):
 
     patience_s = 30.0
     """Seconds; set once, before serving."""
+
+    let_go: Callable[[], None] = staticmethod(lambda: None)
+    """Told of each connection that was let go; set likewise."""
 
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
@@ -47,7 +51,7 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins, and must come whole."""
         super().on_message_begin()
-        self._head = 0
+        self._head = self._head or 0  # what came with the same packet is counted already
         self._reading = self._after(self._reading)
 
     def on_headers_complete(self) -> None:
@@ -97,4 +101,5 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _abort(self) -> None:
         # Not close(): it would wait for what the client does not read.
+        self.let_go()
         self.transport.abort()

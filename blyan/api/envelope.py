@@ -144,11 +144,11 @@ class Envelope:
         """
         most, had = self._body_bytes, 0
         stated = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(stated) > most:
+            raise too_large(most)
 
         async def receiving() -> Message:
             nonlocal had
-            if int(stated) > most:
-                raise too_large(most)
             message = await receive()
             had += len(message.get("body", b""))
             if had > most:

@@ -9,6 +9,7 @@ idle connections end at once.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
 import tempfile
@@ -84,6 +85,9 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, say: Callab
         if workers > 1:
             Multiprocess(config, sockets=[listener]).run()
         else:
+            # uvicorn raises the signal once more when all is over, which would end this before it has tidied up.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, frame: None)
             Server(config).run(sockets=[listener])
     say("ended")
 
@@ -97,7 +101,9 @@ def application() -> FastAPI:
     log_to_stderr()
     settings = load_settings()
     PatientProtocol.patience_s = settings.serve_patience_s
-    return create(settings)
+    made = create(settings)
+    PatientProtocol.let_go = made.state.service.metrics.broken.labels("patience").inc
+    return made
 
 
 def _listening(host: str, port: int) -> socket.socket:

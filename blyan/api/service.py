@@ -24,6 +24,7 @@ from blyan.api.audit import AuditLog
 from blyan.api.callers import Principal, Scope, anonymous
 from blyan.api.envelope import asked_of
 from blyan.api.keys import KeyRing
+from blyan.api.live import Hub
 from blyan.api.problems import BAD_CURSOR, CANCELLED, GONE, INVALID, UNAVAILABLE, Busy, ClientGoneError, Refused, nearest
 from blyan.api.rates import Rates
 from blyan.api.telemetry import Metrics
@@ -81,6 +82,7 @@ class Service:
         self._waiting = 0
         self._shares: dict[str, asyncio.Semaphore] = {}
         self.ending = asyncio.Event()
+        self.hub = Hub(self.lake, self.ending, self.metrics.live.set)
 
     async def warm(self) -> None:
         """Import and open what the first question would wait for. A lake that cannot be read is told by /readyz, and ends nothing."""

@@ -307,7 +307,17 @@ class Records:
         version, files = self._files(table, pinned.version if pinned else None)
         if pinned is None:
             return _Snapshot.now(table, version, files, head)
+        if pinned.forks and _forks(self._blocks(head, pinned.checkpoint, pinned.newest)) != pinned.forks:
+            raise _gone("slots that were not final have become others")
         return _Snapshot.again(table, pinned, files if pinned.version is not None else [], head, lambda: self._files(table, None)[1])
+
+    def _blocks(self, head: Head | None, first: int, last: int) -> list[tuple[int, str | None]]:
+        """Slot and hash of the blocks of some slots: from the head, or from their rows where it no longer lists them."""
+        listed = head.slots() if head else {}
+        if all(slot in listed for slot in range(first, last + 1)):
+            return [(slot, listed[slot]) for slot in range(first, last + 1)]
+        rows = self.page(Question(BLOCKS, first_slot=first, last_slot=last), rows=last - first + 1).rows
+        return list(zip(rows["slot"].to_pylist(), rows["block_hash"].to_pylist(), strict=True))
 
     def _files(self, table: Table, version: int | None) -> tuple[int | None, list[DataFile]]:
         """A version of a table and its files; the newest where none is given."""
@@ -444,7 +454,8 @@ class _Snapshot:
         if head:  # a slot without rows of this table is known all the same
             newest = max([newest, *(segment.last for part in head.ranges for segment in part.segments)])
         checkpoint = head.checkpoint if head else NEVER
-        return cls(table, version, head, files, digests, newest, checkpoint, landed, _forks(head, checkpoint, newest))
+        forks = _forks([pair for pair in head.slots().items() if checkpoint <= pair[0] <= newest]) if head else ""
+        return cls(table, version, head, files, digests, newest, checkpoint, landed, forks)
 
     @classmethod
     def again(cls, table: Table, pinned: Cursor, held: Sequence[DataFile], head: Head | None, newly: Callable[[], Sequence[DataFile]]) -> _Snapshot:
@@ -456,13 +467,8 @@ class _Snapshot:
             held: files of the version that it names.
             head: that stands now.
             newly: gives the files of the version that stands now.
-
-        Raises:
-            SnapshotGoneError: a fork took away what was not final.
         """
         landed, still = frozenset(pinned.landed), head.range_keys() if head else set()
-        if _forks(head, pinned.checkpoint, pinned.newest) != pinned.forks:
-            raise _gone("slots that were not final have become others")
         files, digests = _of_lake(table, [file for file in held if file.key not in landed])
         files |= _of_landing(table, head, landed)
         if moved := landed - still:
@@ -513,12 +519,10 @@ def _of_landing(table: Table, head: Head | None, keys: frozenset[str]) -> dict[s
     return found
 
 
-def _forks(head: Head | None, checkpoint: int, newest: int) -> str:
-    """Digest of the slots from the checkpoint to the newest one, whose blocks may still become others; empty where there are none."""
-    if newest < checkpoint or head is None:
-        return ""
-    slots = [pair for pair in head.slots().items() if checkpoint <= pair[0] <= newest]
-    return hashlib.sha256(msgspec.json.encode(slots)).hexdigest()[:16]
+def _forks(blocks: Sequence[tuple[int, str | None]]) -> str:
+    """Digest of slots whose blocks may still become others; empty where there are none."""
+    landed = [pair for pair in blocks if pair[1] is not None]
+    return hashlib.sha256(msgspec.json.encode(landed)).hexdigest()[:16] if landed else ""
 
 
 def _bounds(question: Question, newest: int, after: int | None) -> tuple[int, int]:
