@@ -358,16 +358,27 @@ def serve(
 
 
 @app.command()
-def index() -> None:
+def index(
+    every: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Again and again, so many seconds apart, until Ctrl-C.")] = None,
+) -> None:
     """Index the signatures, accounts, programs and mints of ranges that are new in the lake, so that looking one up opens few files."""
+    import time
+
     from blyan.lake import Lake
     from blyan.query.lookup import update
     from blyan.settings import load_settings
 
-    cells = [
-        [done.dimension, f"{done.ranges:,}", f"{done.runs:,}", f"{done.rows:,}", f"{done.bytes:,}"]
-        for done in update(Lake.from_settings(load_settings()))
-    ]
+    lake = Lake.from_settings(load_settings())
+    while every is not None:
+        try:
+            done = [each for each in update(lake) if each.ranges]
+        except TransientError as error:
+            _say(f"trying again: {error}")
+        else:
+            if done:
+                _say(", ".join(f"{each.dimension}: {each.ranges:,} ranges, {each.runs:,} files" for each in done))
+        time.sleep(every)
+    cells = [[each.dimension, f"{each.ranges:,}", f"{each.runs:,}", f"{each.rows:,}", f"{each.bytes:,}"] for each in update(lake)]
     _console().print(_grid("the index", ["of", "ranges indexed now", "files", "rows", "bytes"], cells))
 
 

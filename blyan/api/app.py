@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
 from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, Refused
-from blyan.api.routes import health, live, records, tables, tokens
+from blyan.api.routes import health, live, records, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
 from blyan.settings import Settings, load_settings
@@ -51,14 +51,14 @@ def create(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _end_with_the_process(service)
-        await service.warm()
+        await service.open()
         log.info("serving", extra={"lake": service.lake.root, "rates": service.rates.state, "anonymous": settings.serve_anonymous})
         yield
         await service.close()
 
     app = FastAPI(title="Blyan", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (health, tokens, tables, records, live):
+    for routes in (health, tokens, tables, records, sql, live):
         app.include_router(routes.router)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)

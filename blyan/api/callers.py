@@ -65,6 +65,9 @@ LIMITS = {
 }
 """The limits of each role."""
 
+MOST = LIMITS[Role.OPERATOR]
+"""What nobody may exceed."""
+
 SCOPES = {
     Role.READER: frozenset({Scope.READ, Scope.LIVE}),
     Role.ANALYST: frozenset({Scope.READ, Scope.LIVE, Scope.SQL}),

@@ -29,7 +29,7 @@ class ReadingModel(BaseModel):
     """What an answer was read from."""
 
     versions: dict[str, int | None] = Field(
-        description="Version of each table in the lake. Null where the lake has none yet.", examples=[{"solana.transactions": 17}]
+        description="Version of each table in the lake. Null where the lake has none yet.", examples=[{"solana/transactions": 17}]
     )
     up_to_slot: int | None = Field(description="The newest slot that could be in the answer. Null where there is none.", examples=[299])
     finality: str | None = Field(description="How sure that slot is: `finalized` or `confirmed`.", examples=["finalized"])

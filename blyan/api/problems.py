@@ -51,6 +51,7 @@ TOO_LARGE = Kind("too-large", "The request is too large", 413)
 INVALID = Kind("invalid", "A parameter is not valid", 422)
 RATE_LIMITED = Kind("rate-limited", "Too many requests", 429)
 CANCELLED = Kind("over-time", "The query took longer than the caller may", 422)
+TOO_COSTLY = Kind("too-costly", "The query needs more than the caller may have", 422)
 INTERNAL = Kind("internal", "The service failed", 500)
 UNAVAILABLE = Kind("unavailable", "The service cannot answer now", 503)
 STORE_FULL = Kind("store-full", "The service has no space left", 507)
@@ -72,6 +73,7 @@ KINDS = (
     INVALID,
     RATE_LIMITED,
     CANCELLED,
+    TOO_COSTLY,
     INTERNAL,
     UNAVAILABLE,
     STORE_FULL,

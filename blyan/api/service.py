@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -32,6 +33,7 @@ from blyan.api.tokens import Tokens, new_secret
 from blyan.errors import BlyanError, TransientError
 from blyan.lake import Lake
 from blyan.query.records import CursorError, Page, Question, Records, SnapshotGoneError, Stop
+from blyan.query.sql import SqlEngine
 from blyan.schemas import BLOCKS
 from blyan.settings import Settings
 
@@ -78,6 +80,8 @@ class Service:
         self.tokens = Tokens(settings.token_secret.get_secret_value() if settings.token_secret else new_secret(), self.keys)
         self.rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
         self.records = Records(self.lake, threads=settings.serve_threads, memory=f"{settings.serve_memory_mib}MiB")
+        self._engine = SqlEngine.from_settings(settings)
+        self._opening: asyncio.Task[SqlEngine] | None = None
         self._pool = ThreadPoolExecutor(THREADS, "question")
         self._waiting = 0
         self._shares: dict[str, asyncio.Semaphore] = {}
@@ -90,6 +94,31 @@ class Service:
             await asyncio.to_thread(self.records.page, Question(BLOCKS, descending=True), rows=1)
         except BlyanError as error:
             log.warning("the lake cannot be read yet: %s", error)
+
+    async def open(self) -> None:
+        """Start the processes that run SQL; nobody who does not ask for SQL waits for them."""
+        self._opening = asyncio.create_task(self._engine.__aenter__())
+        await self.warm()
+
+    async def sql(self) -> SqlEngine:
+        """What answers SQL, once it has started.
+
+        Raises:
+            Busy: it could not start.
+        """
+        assert self._opening is not None  # noqa: S101 - opened with the process
+        try:
+            return await asyncio.shield(self._opening)
+        except BlyanError as error:
+            log.error("SQL cannot be answered: %s", error)
+            raise Busy(UNAVAILABLE, "SQL cannot be answered here", remedy="ask the operator: the log says why", retry_after_s=60.0) from error
+
+    @property
+    def sql_state(self) -> str:
+        """`ready`, `starting` or `failed`."""
+        if self._opening is None or not self._opening.done():
+            return "starting"
+        return "failed" if self._opening.exception() else "ready"
 
     async def identify(self, connection: HTTPConnection, credentials: str | None) -> Principal:
         """Who asks; counted, and refused where they ask too often.
@@ -180,11 +209,34 @@ class Service:
 
     async def close(self) -> None:
         """Let go of everything."""
+        if self._opening is not None:
+            with suppress(BlyanError):
+                await self._opening
+                await self._engine.__aexit__(None, None, None)
         await self.rates.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.records.close()
         if self.audit:
             self.audit.close()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for something, and cancel it where the client goes away meanwhile.
+
+    Raises:
+        ClientGoneError: the client went away.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    raise ClientGoneError("the client went away")
 
 
 async def _gone(request: Request) -> None:

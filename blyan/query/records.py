@@ -151,7 +151,7 @@ class Reading:
     """What an answer was read from.
 
     Attributes:
-        versions: of the table in the lake, by its name in SQL; None where it has none yet.
+        versions: of the table in the lake, by its name; None where it has none yet.
         up_to_slot: the newest slot that could be in the answer; None where there is none.
         finality: how sure that slot is, `finalized` or `confirmed`.
         finalized_to: every slot up to it is final.
@@ -487,7 +487,7 @@ class _Snapshot:
 
     def reading(self) -> Reading:
         """What an answer says of its source."""
-        versions, head = {self.table.name.replace("/", "."): self.version}, self.head
+        versions, head = {self.table.name: self.version}, self.head
         if self.newest < 0:
             return Reading(versions, generation=head.generation if head else None)
         final = min(self.newest, self.checkpoint - 1)

@@ -82,7 +82,7 @@ def test_a_window_of_slots_and_one_of_times_leave_the_same_rows(client: TestClie
 def test_an_answer_says_what_it_was_read_from(client: TestClient) -> None:
     reading = client.get("/v1/blocks").json()["reading"]
 
-    assert reading["versions"] == {"solana.blocks": 2}
+    assert reading["versions"] == {"solana/blocks": 2}
     assert (reading["up_to_slot"], reading["finality"], reading["finalized_to"]) == (LAST_SLOT, "confirmed", 44)
     assert reading["behind_slots"] == 2
     assert reading["behind_ms"] >= 800

@@ -39,6 +39,7 @@ class Readiness(BaseModel):
     status: str = Field(description="`ready`.", examples=["ready"])
     up_to_slot: int | None = Field(description="The newest slot that the lake has. Null: it is reachable and empty.", examples=[299])
     rates: str = Field(description="Where rates are counted: `process`, `redis`, or why not there.", examples=["process"])
+    sql: str = Field(description="Whether SQL is answered: `ready`, `starting` or `failed`.", examples=["ready"])
     took_ms: float = Field(description="Milliseconds that a small question took.", examples=[8.1])
 
 
@@ -64,7 +65,7 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> Readiness:
     except BlyanError as error:
         raise Busy(UNAVAILABLE, f"the lake cannot be read: {type(error).__name__}", remedy="see the log", retry_after_s=READY_S) from error
     took_ms = round((time.perf_counter() - began) * 1e3, 1)
-    return Readiness(status="ready", up_to_slot=page.reading.up_to_slot, rates=service.rates.state, took_ms=took_ms)
+    return Readiness(status="ready", up_to_slot=page.reading.up_to_slot, rates=service.rates.state, sql=service.sql_state, took_ms=took_ms)
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", responses={200: {"content": {"text/plain": {"example": "blyan_http_requests_total 1.0"}}}, **responses()}, response_class=Response)

@@ -20,14 +20,37 @@ from starlette.websockets import WebSocketDisconnect
 from blyan.api.callers import Principal, Scope
 from blyan.api.envelope import asked_of
 from blyan.api.live import Event
-from blyan.api.problems import FORBIDDEN, MEDIA_TYPE, RATE_LIMITED, UNAUTHENTICATED, responses, told_of
+from blyan.api.problems import (
+    CANCELLED,
+    FORBIDDEN,
+    MEDIA_TYPE,
+    NOT_FOUND,
+    QUERY_REFUSED,
+    RATE_LIMITED,
+    TOO_COSTLY,
+    UNAUTHENTICATED,
+    responses,
+    told_of,
+)
+from blyan.api.routes.sql import problems_of_sql, sql_limits
 from blyan.api.service import Service, known_parameters, needs, service_of
-from blyan.errors import BlyanError
+from blyan.api.telemetry import REQUEST_ID
+from blyan.errors import BlyanError, TransientError
+from blyan.query.engine import all_tables
+from blyan.query.formats import as_json
+from blyan.query.snapshot import Reading
+from blyan.solana.landing import read_head
 
 router = APIRouter(tags=["live"])
 
 HEARTBEAT_S = 15.0
 """Seconds of silence after which a comment is sent, so that proxies keep the connection and a dead one is noticed."""
+
+LIVE_LOOK_S = 0.5
+"""Seconds between two looks whether a live query's tables have moved."""
+
+LIVE_ROWS, LIVE_ROWS_BYTES = 1_000, 1 << 20
+"""Of the result of a live query; one that has more says that it is truncated."""
 
 BEARER_PROTOCOL = "bearer."
 """Pages in a browser cannot set headers of a WebSocket; they name the protocol `bearer.<key or token>` instead."""
@@ -99,6 +122,91 @@ async def _server_sent(service: Service, after: int | None, places: contextlib.A
                 with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
                     await waiting
             await events.aclose()  # type: ignore[attr-defined]
+
+
+@router.get(
+    "/v1/live/query",
+    summary="Tell me when this result changes, as server-sent events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Events until either side ends them.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": 'event: result\nid: 1\ndata: {"columns":[],"rows":[]}\n\n'}},
+        },
+        **responses(UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, QUERY_REFUSED, TOO_COSTLY, CANCELLED, NOT_FOUND),
+    },
+    dependencies=[Depends(known_parameters)],
+)
+async def live_query(
+    caller: Annotated[Principal, needs(Scope.SQL)],
+    service: Annotated[Service, Depends(service_of)],
+    sql: Annotated[str, Query(description="The statement, as of POST /v1/sql.", max_length=20_000, examples=["select max(slot) from solana.blocks"])],
+    request: Request,
+) -> Response:
+    """`result` with the JSON form of the rows, at first and whenever they become others: the statement is run again when a table that it
+    reads has a new version, or the tail has moved. `problem` is the last event, where it cannot be run any more.
+    """
+    asked_of(request.scope).sql = sql
+    watch = LiveQuery(service, caller, sql)
+    async with problems_of_sql():
+        first = await watch.changed()
+    places = contextlib.AsyncExitStack()
+    await places.enter_async_context(service.rates.at_work(f"live:{caller.id}", caller.limits.concurrency * 4))
+    return StreamingResponse(_results(service, watch, first, places), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+class LiveQuery:
+    """A statement that is run again when what it read has moved."""
+
+    def __init__(self, service: Service, caller: Principal, sql: str) -> None:
+        self._service, self._caller, self._sql = service, caller, sql
+        self._digest: str | None = None
+        self._reading: Reading | None = None
+
+    async def changed(self) -> bytes | None:
+        """The rows as JSON where they are others than before, or None."""
+        if self._reading is not None and not await asyncio.to_thread(self._moved, self._reading):
+            return None
+        engine = await self._service.sql()
+        limits = msgspec.structs.replace(sql_limits(self._caller.limits), bytes=LIVE_ROWS_BYTES)
+        async with await engine.query(self._sql, limits=limits, caller=self._caller.id, rows=LIVE_ROWS) as answer:
+            rows = b"".join([part async for part in as_json(answer)])
+            self._reading = answer.reading
+            before, self._digest = self._digest, answer.digest
+        return rows if self._digest != before else None
+
+    def _moved(self, reading: Reading) -> bool:
+        """Whether there may be other rows by now. The head is looked at first, as by every reader."""
+        lake = self._service.lake
+        head = read_head(lake)
+        if (head.generation if head else None) != reading.generation:
+            return True
+        tables = {table.name: table for table in all_tables()}
+        return any(version is None or not lake.is_newest(tables[name], version) for name, version in reading.versions.items())
+
+
+async def _results(service: Service, watch: LiveQuery, rows: bytes | None, places: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
+    async with places:
+        number, silent = 0, 0.0
+        while not service.ending.is_set():
+            if rows is not None:
+                number, silent = number + 1, 0.0
+                yield b"event: result\nid: %d\ndata: %b\n\n" % (number, rows)
+            elif silent >= HEARTBEAT_S:
+                silent = 0.0
+                yield b": nothing new\n\n"
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(service.ending.wait(), LIVE_LOOK_S)
+            silent += LIVE_LOOK_S
+            try:
+                async with problems_of_sql():
+                    rows = await watch.changed()
+            except TransientError:
+                rows = None  # too much is at work; it is looked at again in a moment
+            except BlyanError as error:
+                told = told_of(error)
+                yield b"event: problem\ndata: %b\n\n" % told.document(path="/v1/live/query", request_id=REQUEST_ID.get())
+                return
 
 
 @router.websocket("/v1/live")

@@ -1,0 +1,120 @@
+"""The OpenAPI description: complete, and true of what is served."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from blyan.api.app import create
+from blyan.lake import Lake
+from blyan.settings import Settings
+from tests.http_service import key_for, made_lake
+
+LONG = 40
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("described")
+    return made_lake(folder / "lake").model_copy(update={"audit_log": "", "query_processes": 1})
+
+
+@pytest.fixture(scope="module")
+def app(settings: Settings) -> Any:
+    return create(settings)
+
+
+def operations(description: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, method, operation) for path, methods in description["paths"].items() for method, operation in methods.items()]
+
+
+def faults_of(description: dict[str, Any]) -> list[str]:
+    """What a description leaves out."""
+    found = []
+    for path, method, operation in operations(description):
+        where = f"{method} {path}"
+        if not operation.get("summary") or not operation.get("description"):
+            found.append(f"{where} has no summary or description")
+        for parameter in operation.get("parameters", []):
+            if not parameter.get("description"):
+                found.append(f"{where} does not say what {parameter['name']} is")
+        for status in ("400", "422", "413", "500", "503"):
+            content = operation["responses"].get(status, {}).get("content", {})
+            if list(content) != ["application/problem+json"] or not content["application/problem+json"].get("examples"):
+                found.append(f"{where} does not describe {status}")
+        if path.startswith("/v1/") and not {"401", "403", "429"} <= operation["responses"].keys():
+            found.append(f"{where} does not say that it may be refused")
+        if path.startswith("/v1/") and not operation.get("security"):
+            found.append(f"{where} does not say that it needs a key")
+    for name, schema in description["components"]["schemas"].items():
+        for field, about in schema.get("properties", {}).items():
+            if not about.get("description") and not _is_part(name):
+                found.append(f"{name}.{field} is not explained")
+    return found
+
+
+def _is_part(name: str) -> bool:
+    """Structs inside a column, which the column's own prose explains."""
+    return name.startswith("Solana") and any(part in name for part in ("Accounts", "BalanceChanges", "TokenBalances", "TableLookups", "Params"))
+
+
+def test_every_operation_parameter_and_error_is_described(app: Any) -> None:
+    assert faults_of(app.openapi()) == []
+
+
+def test_a_description_that_leaves_something_out_is_noticed(app: Any) -> None:
+    import copy
+
+    description = copy.deepcopy(app.openapi())
+    operation = description["paths"]["/v1/blocks"]["get"]
+    operation["parameters"][0].pop("description")
+    operation["responses"].pop("429")
+    operation["responses"]["422"] = {"content": {"application/json": {}}}
+    assert len(faults_of(description)) == 3
+
+
+@pytest.fixture(scope="module")
+def client(app: Any, settings: Settings) -> Iterator[TestClient]:
+    key = key_for(Lake.from_settings(settings))
+    with TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("examples", [4, pytest.param(LONG, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_the_description_allows_is_answered_as_it_says(app: Any, client: TestClient, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schemathesis makes requests of the description, allowed and not allowed ones; no answer may be undescribed, or a failure of ours."""
+    import hypothesis
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+    from blyan.api import callers
+
+    generous = {role: limits.__class__(1e9, 10**9, *[getattr(limits, name) for name in limits.__slots__[2:]]) for role, limits in callers.LIMITS.items()}
+    monkeypatch.setattr(callers, "LIMITS", generous)
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+    checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+    asked = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if operation.path.startswith("/v1/live"):
+            continue  # streams, which have no end
+
+        @hypothesis.settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE) | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def ask(case: Any) -> None:
+            nonlocal asked
+            asked += 1
+            response = case.call(session=client, base_url=str(client.base_url), headers={"authorization": client.headers["authorization"]})
+            case.validate_response(response, checks=checks)
+
+        ask()
+    assert asked > 20 * examples / 2
