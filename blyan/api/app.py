@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
-from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, Refused
+from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError
 from blyan.api.routes import health, live, records, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
@@ -49,7 +49,7 @@ def create(settings: Settings | None = None) -> FastAPI:
     service = Service(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _end_with_the_process(service)
         await service.open()
         log.info("serving", extra={"lake": service.lake.root, "rates": service.rates.state, "anonymous": settings.serve_anonymous})
@@ -70,7 +70,7 @@ def create(settings: Settings | None = None) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=EXPOSED,
         )
-    app.add_middleware(Envelope, metrics=service.metrics, audit=service.audit, body_bytes=settings.serve_body_bytes)  # type: ignore[arg-type]
+    app.add_middleware(Envelope, metrics=service.metrics, audit=service.audit, body_bytes=settings.serve_body_bytes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -103,24 +103,26 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 async def _refuse_http(request: Request, error: Exception) -> NoReturn:
     """What the router itself refuses."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
+    assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, BlyanError):  # of reading the body, which FastAPI takes for a fault of the body
         raise error.__cause__
     match error.status_code:
         case 404:
-            raise Refused(NOT_FOUND, f"nothing is served at {request.url.path}", remedy="GET /openapi.json describes what is")
+            raise RequestError(NOT_FOUND, f"nothing is served at {request.url.path}", remedy="GET /openapi.json describes what is")
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
-            raise Refused(METHOD_NOT_ALLOWED, f"{request.method} is not served here", remedy=f"use {allowed}", headers={"allow": allowed})
-    raise Refused(MALFORMED, str(error.detail), remedy="send what GET /openapi.json describes")
+            raise RequestError(METHOD_NOT_ALLOWED, f"{request.method} is not served here", remedy=f"use {allowed}", headers={"allow": allowed})
+    raise RequestError(MALFORMED, str(error.detail), remedy="send what GET /openapi.json describes")
 
 
-async def _refuse_invalid(request: Request, error: Exception) -> NoReturn:
+async def _refuse_invalid(_: Request, error: Exception) -> NoReturn:
     """What does not fit the declaration of a parameter or of a body."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+    assert isinstance(error, RequestValidationError)
     faults = [(".".join(str(part) for part in fault["loc"]), str(fault["msg"])) for fault in error.errors()]
     broken = next((fault for fault in error.errors() if fault["type"] == "json_invalid"), None)
     if broken:
-        raise Refused(MALFORMED, "the body is not JSON", remedy="send JSON", details=[("body", str(broken.get("ctx", {}).get("error", broken["msg"])))])
+        raise RequestError(
+            MALFORMED, "the body is not JSON", remedy="send JSON", details=[("body", str(broken.get("ctx", {}).get("error", broken["msg"])))]
+        )
     count = "1 parameter is" if len(faults) == 1 else f"{len(faults)} parameters are"
-    raise Refused(INVALID, f"{count} not valid", remedy="correct what `errors` names", details=faults)
+    raise RequestError(INVALID, f"{count} not valid", remedy="correct what `errors` names", details=faults)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class AuditLog:
             size = os.fstat(self._file).st_size
             if size and size + more > self._most:
                 older = [self._path, *(self._path.with_name(f"{self._path.name}.{age}") for age in range(1, KEPT + 1))]
-                for newer, old in reversed(list(zip(older, older[1:], strict=False))):
+                for newer, old in reversed(list(pairwise(older))):
                     if newer.exists():
                         newer.replace(old)
                 self._follow()

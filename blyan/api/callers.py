@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from blyan.api.problems import FORBIDDEN, Refused
+from blyan.api.problems import FORBIDDEN, RequestError
 from blyan.errors import PermanentError
 
 
@@ -106,11 +106,11 @@ class Principal:
         """Refuse what it may not do.
 
         Raises:
-            Refused: it lacks the scope.
+            RequestError: it lacks the scope.
         """
         if scope not in self.scopes:
             roles = ", ".join(role for role in Role if scope in SCOPES[role])
-            raise Refused(FORBIDDEN, f"this needs the scope `{scope}`", remedy=f"use a key of role {roles}, or a token that keeps the scope")
+            raise RequestError(FORBIDDEN, f"this needs the scope `{scope}`", remedy=f"use a key of role {roles}, or a token that keeps the scope")
 
     def narrowed(self, scopes: frozenset[Scope]) -> Principal:
         """The same caller with fewer rights; those that it lacks are not given."""

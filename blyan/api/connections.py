@@ -95,9 +95,10 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop(running)
         return self.loop.call_later(self.patience_s, self._abort)
 
-    def _stop(self, running: asyncio.TimerHandle | None) -> None:
+    def _stop(self, running: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
         if running is not None:
             running.cancel()
+        return None
 
     def _abort(self) -> None:
         # Not close(): it would wait for what the client does not read.

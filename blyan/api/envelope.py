@@ -16,7 +16,7 @@ from typing import Any
 
 from blyan.api.audit import SQL_CHARACTERS, AuditLog
 from blyan.api.callers import Principal
-from blyan.api.problems import MEDIA_TYPE, TOO_LARGE, Refused, Told, told_of
+from blyan.api.problems import MEDIA_TYPE, TOO_LARGE, RequestError, Told, told_of
 from blyan.api.telemetry import REQUEST_ID, Metrics
 
 Message = MutableMapping[str, Any]
@@ -87,6 +87,7 @@ class Envelope:
         self._app, self._metrics, self._audit, self._body_bytes = app, metrics, audit, body_bytes
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -140,7 +141,7 @@ class Envelope:
         """Receive, up to the largest body.
 
         Raises:
-            Refused: when more is received, or at once where the head says so.
+            RequestError: when more is received, or at once where the head says so.
         """
         most, had = self._body_bytes, 0
         stated = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
@@ -184,7 +185,14 @@ class Envelope:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)
         self._metrics.sent_bytes.labels(route).inc(sent)
-        about: dict[str, Any] = {"method": method, "path": scope["path"], "route": route, "status": status, "bytes": sent, "ms": round(seconds * 1e3, 1)}
+        about: dict[str, Any] = {
+            "method": method,
+            "path": scope["path"],
+            "route": route,
+            "status": status,
+            "bytes": sent,
+            "ms": round(seconds * 1e3, 1),
+        }
         if asked.told:
             about["problem"] = asked.told.kind.slug
         if not whole:
@@ -211,13 +219,13 @@ class Envelope:
             record["sql"] = asked.sql[:SQL_CHARACTERS]
             record["sql_sha256"] = hashlib.sha256(asked.sql.encode(errors="replace")).hexdigest()
         try:
-            assert self._audit is not None  # noqa: S101 - the caller looked
+            assert self._audit is not None
             self._audit.write(record)
-        except OSError as error:
+        except OSError:
             # The request was answered: what is left is to say so where somebody may still read it.
-            log.error("the audit log cannot be written: %s", error.strerror, extra={"audit": record})
+            log.exception("the audit log cannot be written", extra={"audit": record})
 
 
-def too_large(most: int) -> Refused:
+def too_large(most: int) -> RequestError:
     """The refusal of a body."""
-    return Refused(TOO_LARGE, f"the body has more than {most} bytes", remedy="send less, or ask the operator to raise BLYAN_SERVE_BODY_BYTES")
+    return RequestError(TOO_LARGE, f"the body has more than {most} bytes", remedy="send less, or ask the operator to raise BLYAN_SERVE_BODY_BYTES")

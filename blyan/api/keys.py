@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from blyan.api.callers import Principal, Role, Scope
-from blyan.api.problems import UNAUTHENTICATED, Refused
+from blyan.api.problems import UNAUTHENTICATED, RequestError
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 
@@ -150,7 +150,7 @@ class KeyRing:
         """Who shows a key.
 
         Raises:
-            Refused: no such key, another secret, expired or revoked; which of them is not told to those without the secret.
+            RequestError: no such key, another secret, expired or revoked; which of them is not told to those without the secret.
         """
         key = await self._find(identity)
         shown = hashlib.sha256(secret.encode()).hexdigest()
@@ -164,7 +164,7 @@ class KeyRing:
         """A key that counts, by its identity: for tokens that were made from it.
 
         Raises:
-            Refused: it counts no more.
+            RequestError: it counts no more.
         """
         key = await self._find(identity)
         if key is None:
@@ -195,10 +195,10 @@ class KeyRing:
             return None
 
 
-def unknown(what: str) -> Refused:
+def unknown(what: str) -> RequestError:
     """The refusal of somebody who is not known."""
     remedy = "send `Authorization: Bearer` with a key of `blyan keys create`, or a token of POST /v1/tokens"
-    return Refused(UNAUTHENTICATED, what, remedy=remedy, headers=CHALLENGE)
+    return RequestError(UNAUTHENTICATED, what, remedy=remedy, headers=CHALLENGE)
 
 
 def _path(identity: str) -> str:

@@ -8,7 +8,7 @@ for every u64, where a JSON number is exact only up to 2^53.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -92,5 +92,5 @@ def _python(name: str, kind: pa.DataType) -> Any:
     if pa.types.is_struct(kind):
         return create_model(name, **{child.name: (_python(f"{name}{child.name.title()}", child.type) | None, Field()) for child in kind})  # type: ignore[call-overload]
     if pa.types.is_timestamp(kind):
-        return datetime.datetime
+        return dt.datetime
     return {pa.string(): str, pa.int64(): int, pa.bool_(): bool, pa.float64(): float, pa.binary(): str}.get(kind, str)

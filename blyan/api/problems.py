@@ -81,7 +81,7 @@ KINDS = (
 """Every kind there is."""
 
 
-class Refused(PermanentError):
+class RequestError(PermanentError):
     """The request is at fault: its words are meant for the caller.
 
     Args:
@@ -99,7 +99,7 @@ class Refused(PermanentError):
         self.kind, self.details, self.headers = kind, tuple(details), dict(headers or {})
 
 
-class Busy(TransientError):
+class OverloadedError(TransientError):
     """The request may be made again later: a rate is used up, or too much is at work."""
 
     def __init__(self, kind: Kind, what: str, *, remedy: str, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
@@ -160,9 +160,9 @@ def told_of(error: BaseException) -> Told:
     """The kind of an error, and those of its words that are the caller's business."""
     again = {"retry-after": str(RETRY_AFTER_S)}
     match error:
-        case Refused():
+        case RequestError():
             return Told(error.kind, error.what, error.remedy, error.details, error.headers)
-        case Busy():
+        case OverloadedError():
             return Told(error.kind, error.what, error.remedy, (), {"retry-after": str(max(1, round(error.retry_after_s + 0.5))), **error.headers})
         case ClientGoneError():
             return Told(CLIENT_GONE, error.what, error.remedy)

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from blyan.api.problems import RATE_LIMITED, Busy
+from blyan.api.problems import RATE_LIMITED, OverloadedError
 from blyan.errors import SettingError
 
 BUCKETS = 100_000
@@ -147,13 +147,13 @@ class Rates:
         """Count a request of somebody; the headers that say what is left.
 
         Raises:
-            Busy: too many came.
+            OverloadedError: too many came.
         """
         taken = await self._shared.take(name, rate, burst) if self._shared else self._local.take(name, rate, burst)
         headers = {"ratelimit-limit": str(burst), "ratelimit-remaining": str(int(taken.left))}
         if taken.wait_s > 0:
             remedy = f"wait {taken.wait_s:.1f} s; {rate:g} requests a second refill a bucket of {burst}"
-            raise Busy(RATE_LIMITED, "the caller asks too often", remedy=remedy, retry_after_s=taken.wait_s, headers=headers)
+            raise OverloadedError(RATE_LIMITED, "the caller asks too often", remedy=remedy, retry_after_s=taken.wait_s, headers=headers)
         return headers
 
     @asynccontextmanager
@@ -161,10 +161,12 @@ class Rates:
         """Something of somebody that takes long, of which there may be `most` at once in this process.
 
         Raises:
-            Busy: there are.
+            OverloadedError: there are.
         """
         if self._at_work.get(name, 0) >= most:
-            raise Busy(RATE_LIMITED, f"{most} of the caller's are at work already", remedy="wait until one of them is over", retry_after_s=1.0)
+            raise OverloadedError(
+                RATE_LIMITED, f"{most} of the caller's are at work already", remedy="wait until one of them is over", retry_after_s=1.0
+            )
         self._at_work[name] = self._at_work.get(name, 0) + 1
         try:
             yield

@@ -87,7 +87,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, say: Callab
         else:
             # uvicorn raises the signal once more when all is over, which would end this before it has tidied up.
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda number, frame: None)
+                signal.signal(number, lambda *_: None)
             Server(config).run(sockets=[listener])
     say("ended")
 

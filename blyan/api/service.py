@@ -26,7 +26,7 @@ from blyan.api.callers import Principal, Scope, anonymous
 from blyan.api.envelope import asked_of
 from blyan.api.keys import KeyRing
 from blyan.api.live import Hub
-from blyan.api.problems import BAD_CURSOR, CANCELLED, GONE, INVALID, UNAVAILABLE, Busy, ClientGoneError, Refused, nearest
+from blyan.api.problems import BAD_CURSOR, CANCELLED, GONE, INVALID, UNAVAILABLE, ClientGoneError, OverloadedError, RequestError, nearest
 from blyan.api.rates import Rates
 from blyan.api.telemetry import Metrics
 from blyan.api.tokens import Tokens, new_secret
@@ -104,14 +104,16 @@ class Service:
         """What answers SQL, once it has started.
 
         Raises:
-            Busy: it could not start.
+            OverloadedError: it could not start.
         """
-        assert self._opening is not None  # noqa: S101 - opened with the process
+        assert self._opening is not None
         try:
             return await asyncio.shield(self._opening)
         except BlyanError as error:
-            log.error("SQL cannot be answered: %s", error)
-            raise Busy(UNAVAILABLE, "SQL cannot be answered here", remedy="ask the operator: the log says why", retry_after_s=60.0) from error
+            log.exception("SQL cannot be answered")
+            raise OverloadedError(
+                UNAVAILABLE, "SQL cannot be answered here", remedy="ask the operator: the log says why", retry_after_s=60.0
+            ) from error
 
     @property
     def sql_state(self) -> str:
@@ -124,14 +126,14 @@ class Service:
         """Who asks; counted, and refused where they ask too often.
 
         Raises:
-            Refused: nobody that is known.
-            Busy: too often.
+            RequestError: nobody that is known.
+            OverloadedError: too often.
         """
         asked = asked_of(connection.scope)
         address = connection.client.host if connection.client else "nowhere"
         try:
             caller = await self._holder(credentials, address)
-        except Refused:
+        except RequestError:
             # Guessing costs: a stranger has a bucket by address, and a caller with a key never takes from it.
             await self.rates.take(f"stranger:{address}", STRANGERS_PER_S, STRANGERS_BURST)
             raise
@@ -152,20 +154,20 @@ class Service:
         """A page of records, within the caller's limits.
 
         Raises:
-            Refused: the cursor is wrong or its snapshot gone, or it took too long.
-            Busy: too much is at work.
+            RequestError: the cursor is wrong or its snapshot gone, or it took too long.
+            OverloadedError: too much is at work.
         """
         for tries in range(1, TRIES + 1):
             stop = Stop()
             try:
                 return await self.ask(request, caller, partial(self.records.page, question, rows=rows, cursor=cursor, stop=stop), stop)
             except CursorError as error:
-                raise Refused(BAD_CURSOR, error.what, remedy=error.remedy, details=[("query.cursor", error.what)]) from error
+                raise RequestError(BAD_CURSOR, error.what, remedy=error.remedy, details=[("query.cursor", error.what)]) from error
             except SnapshotGoneError as error:
-                raise Refused(GONE, error.what, remedy=error.remedy) from error
+                raise RequestError(GONE, error.what, remedy=error.remedy) from error
             except TransientError as error:
                 # Files are deleted a while after nothing names them: another look finds others.
-                if tries == TRIES or isinstance(error, ClientGoneError | Busy):
+                if tries == TRIES or isinstance(error, ClientGoneError | OverloadedError):
                     raise
         raise AssertionError("a loop that returns or raises")
 
@@ -173,12 +175,12 @@ class Service:
         """Run something that takes a thread; it is stopped when its time is over, or when the client goes away.
 
         Raises:
-            Refused: it took longer than the caller may.
-            Busy: too many questions wait.
+            RequestError: it took longer than the caller may.
+            OverloadedError: too many questions wait.
             ClientGoneError: the client went away.
         """
         if self._waiting >= WAITING:
-            raise Busy(UNAVAILABLE, "too many questions wait", remedy="ask again", retry_after_s=1.0)
+            raise OverloadedError(UNAVAILABLE, "too many questions wait", remedy="ask again", retry_after_s=1.0)
         share = self._shares.setdefault(caller.id, asyncio.Semaphore(SHARE))
         self._waiting += 1
         try:
@@ -192,9 +194,10 @@ class Service:
 
     async def _run(self, request: Request, seconds: float, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
         answer = asyncio.get_running_loop().run_in_executor(self._pool, question)
-        gone = asyncio.create_task(_gone(request))
+        gone = asyncio.ensure_future(_gone(request))
+        waiting: set[asyncio.Future[Any]] = {answer, gone}
         try:
-            await asyncio.wait({answer, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
             left = gone.done()
@@ -205,7 +208,7 @@ class Service:
                 answer.cancel()
         if left:
             raise ClientGoneError("the client went away")
-        raise Refused(CANCELLED, f"it took longer than {seconds:g} s", remedy="ask for fewer slots, or with a filter")
+        raise RequestError(CANCELLED, f"it took longer than {seconds:g} s", remedy="ask for fewer slots, or with a filter")
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -227,8 +230,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
         ClientGoneError: the client went away.
     """
     task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    waiting: set[asyncio.Task[Any]] = {task, gone}
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
     finally:
@@ -266,7 +270,7 @@ async def known_parameters(request: Request) -> None:
     """Refuse parameters of the query that the route does not declare, and those given twice, with the nearest name.
 
     Raises:
-        Refused: there are some.
+        RequestError: there are some.
     """
     fields = get_flat_params(request.scope["route"].dependant)
     declared = [field.alias for field in fields if isinstance(field.field_info, Query)]
@@ -276,4 +280,4 @@ async def known_parameters(request: Request) -> None:
     faults += [(f"query.{name}", "it is given twice") for name in declared if pairs.count(name) > 1]
     if faults:
         remedy = f"this takes {', '.join(declared)}" if declared else "this takes no parameters"
-        raise Refused(INVALID, "; ".join(what for _, what in faults), remedy=remedy, details=faults)
+        raise RequestError(INVALID, "; ".join(what for _, what in faults), remedy=remedy, details=faults)

@@ -68,7 +68,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        many = "livesum"
         self.requests = Counter("blyan_http_requests", "Requests answered.", ["method", "route", "status"], registry=registry)
         self.seconds = Histogram(
             "blyan_http_request_seconds",
@@ -77,11 +76,11 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self.in_flight = Gauge("blyan_http_requests_in_flight", "Requests being answered.", registry=registry, multiprocess_mode=many)
+        self.in_flight = Gauge("blyan_http_requests_in_flight", "Requests being answered.", registry=registry, multiprocess_mode="livesum")
         self.sent_bytes = Counter("blyan_http_response_bytes", "Bytes of bodies sent.", ["route"], registry=registry)
         self.refused = Counter("blyan_http_problems", "Problems told, by kind.", ["kind"], registry=registry)
         self.broken = Counter("blyan_http_broken", "Responses that were not sent whole.", ["why"], registry=registry)
-        self.live = Gauge("blyan_live_clients", "Clients of live streams.", registry=registry, multiprocess_mode=many)
+        self.live = Gauge("blyan_live_clients", "Clients of live streams.", registry=registry, multiprocess_mode="livesum")
         self.rates_shared = Gauge(
             "blyan_rates_shared", "Whether rates are counted in Redis, as set: 1, or in each process: 0.", registry=registry, multiprocess_mode="min"
         )

@@ -89,7 +89,7 @@ class Manifest(Struct, frozen=True):
 
     def covering(self, digests: Mapping[str, str]) -> tuple[list[Run], set[str]]:
         """The runs that hold some of these ranges as they stand, and the ranges that they hold."""
-        runs, covered = [], set()
+        runs, covered = list[Run](), set[str]()
         for run in self.runs:
             held = {key for key, digest in run.ranges.items() if digests.get(key) == digest}
             if held - covered:
@@ -184,7 +184,7 @@ def _write(lake: Lake, dimension: Dimension, ranges: dict[str, str], paths: Sequ
 
     with duckdb.connect() as connection, errors_of(lake.store.uri(FOLDER)):
         source = relation(connection, lake, paths, SCHEMA if paths[0].startswith(FOLDER) else dimension.table.arrow_schema())
-        reader = connection.sql(f"with files as (select * from {source}) {query}").to_arrow_reader(READ_ROWS)
+        reader = connection.sql(f"with files as (select * from {source}) {query}").to_arrow_reader(READ_ROWS)  # noqa: S608
         rows = 0
         with lake.store.create(path_of(dimension, run)) as upload:
             with pq.ParquetWriter(upload.stream, SCHEMA, compression="zstd", compression_level=1, use_dictionary=False, store_schema=False) as writer:
@@ -234,7 +234,8 @@ def candidates(
         dimension: of which the runs are.
         runs: to ask.
         value: to find.
-        first, last: bounds of the slots.
+        first: of the slots.
+        last: of them, itself included.
         descending: the newest first.
         most: slots to give.
 
@@ -260,4 +261,3 @@ def candidates(
 def key_of(value: str) -> int:
     """The key of a value: the last eight bytes of its MD5, as DuckDB's `md5_number_lower` has them."""
     return int.from_bytes(hashlib.md5(value.encode(), usedforsecurity=False).digest()[8:], "little")
-

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime
+import datetime as dt
 import hashlib
 import logging
 import threading
@@ -95,15 +95,15 @@ class Question:
     lookup: tuple[Dimension, str] | None = None
     first_slot: int | None = None
     last_slot: int | None = None
-    from_time: datetime.datetime | None = None
-    to_time: datetime.datetime | None = None
+    from_time: dt.datetime | None = None
+    to_time: dt.datetime | None = None
     descending: bool = False
     within: tuple[int, int] = (0, NEVER)
 
     def digest(self) -> str:
         """Tells questions apart, for cursors."""
-        parts = [self.table.name, [(match.sql, match.values) for match in self.matches], self.first_slot, self.last_slot]
-        parts += [self.from_time, self.to_time, self.descending]
+        matches = [(match.sql, match.values) for match in self.matches]
+        parts = [self.table.name, matches, self.first_slot, self.last_slot, self.from_time, self.to_time, self.descending]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
@@ -274,9 +274,7 @@ class Records:
             following = snapshot.cursor(question, list(last.values())).text()
         return Page(found, following, snapshot.reading())
 
-    def slots_of_time(
-        self, start: datetime.datetime | None, end: datetime.datetime | None, *, stop: Stop | None = None
-    ) -> tuple[int, int] | None:
+    def slots_of_time(self, start: dt.datetime | None, end: dt.datetime | None, *, stop: Stop | None = None) -> tuple[int, int] | None:
         """The first and the last slot whose blocks were made from one moment on and before another; None where there are none."""
         snapshot = self._snapshot(Question(BLOCKS), None)
         paths = [file.path for files in snapshot.files.values() for file in files]
@@ -379,11 +377,9 @@ class Records:
                 if paths:
                     yield _Step(paths)
 
-    def _looked_up(
-        self, connection: Any, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int
-    ) -> Iterator[_Step]:
+    def _looked_up(self, connection: Any, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int) -> Iterator[_Step]:
         """Steps of the slots that the index names, within files of ranges that follow each other."""
-        assert question.lookup is not None  # noqa: S101 - the caller looked
+        assert question.lookup is not None
         import duckdb
 
         dimension, value = question.lookup
@@ -566,7 +562,7 @@ def _behind(question: Question, after: Sequence[Any]) -> Match:
     return Match(" or ".join(terms), tuple(values))
 
 
-def _times(start: datetime.datetime | None, end: datetime.datetime | None) -> list[Match]:
+def _times(start: dt.datetime | None, end: dt.datetime | None) -> list[Match]:
     found = [Match("block_timestamp >= ?", (start,))] if start else []
     return found + ([Match("block_timestamp < ?", (end,))] if end else [])
 

@@ -113,7 +113,8 @@ def test_the_transactions_of_an_account_are_those_that_name_it(client: TestClien
 
 def test_the_newest_balance_of_an_account_is_the_last_change(client: TestClient, settings: Settings) -> None:
     ((account, after),) = rows(
-        settings, "select account, arg_max(after, (block_slot, tx_index)) from solana.balance_changes where mint is null group by all order by 1 limit 1"
+        settings,
+        "select account, arg_max(after, (block_slot, tx_index)) from solana.balance_changes where mint is null group by all order by 1 limit 1",
     )
     (row,) = client.get(f"/v1/accounts/{account}/balances", params={"order": "desc", "limit": 1, "asset": "sol"}).json()["data"]
     assert row["after"] == str(after)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blyan.api.problems import Busy
+from blyan.api.problems import OverloadedError
 from blyan.api.rates import PAUSE_S, LocalBuckets, Rates, SharedBuckets
 from blyan.errors import SettingError
 from tests.redis_server import RedisServer
@@ -101,7 +101,7 @@ def test_redis_may_die_and_come_back(redis: RedisServer, way: str) -> None:
         assert time.monotonic() - began < PAUSE_S, "nobody waits for a dead one"
         for _ in range(49):
             await rates.take("a", 0.001, 100)
-        with pytest.raises(Busy):
+        with pytest.raises(OverloadedError):
             await rates.take("a", 0.001, 100)
         redis.stop()
         redis.start()
@@ -122,7 +122,7 @@ def test_so_many_of_a_caller_are_at_work_at_once() -> None:
     async def lived() -> None:
         rates = Rates()
         async with rates.at_work("a", 2), rates.at_work("a", 2):
-            with pytest.raises(Busy, match="2 of the caller's are at work"):
+            with pytest.raises(OverloadedError, match="2 of the caller's are at work"):
                 async with rates.at_work("a", 2):
                     raise AssertionError
             async with rates.at_work("b", 1):

@@ -267,16 +267,16 @@ def test_a_lookup_opens_a_few_files_however_many_there_are(tmp_path: Path) -> No
 def test_a_lookup_reads_one_row_group_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "GROUP_ROWS", 64)
     lake = Lake(str(tmp_path))
-    lake.write_partition(
-        BLOCK_REWARDS, "000000000000", [rewards(range(slot, slot + 1), each=8, pubkey=f"p{slot}") for slot in range(500)]
-    )
+    lake.write_partition(BLOCK_REWARDS, "000000000000", [rewards(range(slot, slot + 1), each=8, pubkey=f"p{slot}") for slot in range(500)])
     list(lookup.update(lake, [PAID]))
     (run,) = lookup.read_manifest(lake, PAID).runs
 
     import duckdb
 
     path = lake.store.path(lookup.path_of(PAID, run))
-    groups = duckdb.sql(f"select row_group_id, stats_min_value::ubigint low, stats_max_value::ubigint high from parquet_metadata('{path}') where path_in_schema = 'key'")
+    groups = duckdb.sql(
+        f"select row_group_id, stats_min_value::ubigint low, stats_max_value::ubigint high from parquet_metadata('{path}') where path_in_schema = 'key'"
+    )
     bounds = groups.fetchall()
     assert len(bounds) == 4_000 // 64 + 1
     held = [number for number, low, high in bounds if low <= lookup.key_of("p77 3") <= high]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import multiprocessing
@@ -15,7 +16,7 @@ from blyan.api.audit import KEPT, AuditLog
 from blyan.api.callers import LIMITS, SCOPES, Role, Scope, parse_scopes
 from blyan.api.keys import KeyRing, create, listed, parse, parse_duration, revoke
 from blyan.api.live import Hub, changes
-from blyan.api.problems import KINDS, Busy, Refused, nearest, told_of
+from blyan.api.problems import KINDS, OverloadedError, RequestError, nearest, told_of
 from blyan.api.telemetry import JsonLines
 from blyan.errors import MissingObjectError, PermanentError, SettingError, SourceUnreachableError, StoreFullError
 from blyan.lake import Lake
@@ -33,7 +34,9 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert len(secret) == 43
 
 
-@pytest.mark.parametrize("text", ["", "blyan_", "blyan_abcdefghij_short", "blyan_ABCDEFGHIJ_" + "a" * 43, "blyan_../../../x_" + "a" * 43, "x" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "blyan_", "blyan_abcdefghij_short", "blyan_ABCDEFGHIJ_" + "a" * 43, "blyan_../../../x_" + "a" * 43, "x" * 100_000]
+)
 def test_what_is_no_key_is_never_looked_for(text: str) -> None:
     assert parse(text) is None
 
@@ -47,7 +50,7 @@ def test_revoking_is_noticed_when_a_key_is_looked_up_again(tmp_path: Path) -> No
     assert revoke(lake, identity, now=9).revoked == 1, "again changes nothing"
     assert asyncio.run(ring.holder(identity, secret)), "known for five seconds"
     now = keys.KNOWN_S
-    with pytest.raises(Refused, match="is revoked"):
+    with pytest.raises(RequestError, match="is revoked"):
         asyncio.run(ring.holder(identity, secret))
 
 
@@ -57,7 +60,7 @@ def test_a_key_ends_when_it_was_said_to_whatever_is_remembered(tmp_path: Path) -
     identity, secret = parse(create(lake, Role.READER, SCOPES[Role.READER], lasts_s=100, now=0)) or ("", "")
     asyncio.run(ring.holder(identity, secret))
     now = 100.0
-    with pytest.raises(Refused, match="is expired"):
+    with pytest.raises(RequestError, match="is expired"):
         asyncio.run(ring.holder(identity, secret))
 
 
@@ -66,7 +69,7 @@ def test_a_wrong_secret_tells_nothing_of_the_key(tmp_path: Path) -> None:
     identity, _ = parse(create(lake, Role.READER, SCOPES[Role.READER], lasts_s=-1)) or ("", "")
     said = []
     for asked in (identity, "a" * 10):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestError) as refused:
             asyncio.run(KeyRing(lake).holder(asked, "b" * 43))
         said.append(str(refused.value))
     assert said[0] == said[1]
@@ -91,7 +94,7 @@ def test_wrong_durations(text: str) -> None:
 
 def test_a_role_has_more_than_the_one_below_and_no_key_has_more_than_its_role() -> None:
     roles = list(Role)
-    for low, high in zip(roles, roles[1:], strict=False):
+    for low, high in itertools.pairwise(roles):
         assert SCOPES[low] <= SCOPES[high]
         assert LIMITS[low].result_rows <= LIMITS[high].result_rows
     assert parse_scopes(["read"], Role.READER) == {Scope.READ}
@@ -173,8 +176,8 @@ def test_what_is_not_the_callers_business_is_not_told(error: Exception, slug: st
 
 def test_what_is_the_callers_business_is_told() -> None:
     kind = KINDS[0]
-    assert told_of(Refused(kind, "what", remedy="remedy", details=[("body", "there")])).detail == "what"
-    assert told_of(Busy(kind, "what", remedy="wait", retry_after_s=0.2)).headers == {"retry-after": "1"}
+    assert told_of(RequestError(kind, "what", remedy="remedy", details=[("body", "there")])).detail == "what"
+    assert told_of(OverloadedError(kind, "what", remedy="wait", retry_after_s=0.2)).headers == {"retry-after": "1"}
     assert nearest("limt", ["limit", "order"]) == " (did you mean limit?)"
     assert nearest("zzz", ["limit", "order"]) == ""
 
@@ -221,7 +224,7 @@ def test_a_client_that_does_not_read_is_told_so_and_others_are_not_held_up(tmp_p
         assert (await anext(slow)).event == (await anext(quick)).event == "head"
         seen = []
         for number in range(2, 12):
-            put_head(lake, head_with(number, {slot: "h" for slot in range(number)}))
+            put_head(lake, head_with(number, dict.fromkeys(range(number), "h")))
             seen.append((await anext(quick)).event)
         left = [event.event async for event in slow]
         await quick.aclose()  # type: ignore[attr-defined]
@@ -243,7 +246,7 @@ def test_who_comes_back_gets_what_came_since_or_everything(tmp_path: Path, monke
         first = hub.events()
         await anext(first)
         for number in (6, 7):
-            put_head(lake, head_with(number, {slot: "h" for slot in range(number)}))
+            put_head(lake, head_with(number, dict.fromkeys(range(number), "h")))
             while (await anext(first)).id < number:
                 pass
         again = hub.events(6)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from blyan.api.problems import UNAVAILABLE, Busy, responses
+from blyan.api.problems import UNAVAILABLE, OverloadedError, responses
 from blyan.api.service import Service, known_parameters, service_of
 from blyan.api.telemetry import versions
 from blyan.errors import BlyanError
@@ -53,7 +53,7 @@ async def healthz() -> Health:
 async def readyz(service: Annotated[Service, Depends(service_of)]) -> Readiness:
     """The lake is reachable and a query works: this makes a small one. 503 says why not."""
     if service.ending.is_set():
-        raise Busy(UNAVAILABLE, "the service is ending", remedy="ask another replica", retry_after_s=1)
+        raise OverloadedError(UNAVAILABLE, "the service is ending", remedy="ask another replica", retry_after_s=1)
     began, stop = time.perf_counter(), Stop()
     look = asyncio.get_running_loop().run_in_executor(None, lambda: service.records.page(Question(BLOCKS, descending=True), rows=1, stop=stop))
     try:
@@ -61,14 +61,19 @@ async def readyz(service: Annotated[Service, Depends(service_of)]) -> Readiness:
             page = await look
     except TimeoutError as error:
         stop()
-        raise Busy(UNAVAILABLE, f"the lake did not answer within {READY_S:g} s", remedy="see the log", retry_after_s=READY_S) from error
+        raise OverloadedError(UNAVAILABLE, f"the lake did not answer within {READY_S:g} s", remedy="see the log", retry_after_s=READY_S) from error
     except BlyanError as error:
-        raise Busy(UNAVAILABLE, f"the lake cannot be read: {type(error).__name__}", remedy="see the log", retry_after_s=READY_S) from error
+        raise OverloadedError(UNAVAILABLE, f"the lake cannot be read: {type(error).__name__}", remedy="see the log", retry_after_s=READY_S) from error
     took_ms = round((time.perf_counter() - began) * 1e3, 1)
     return Readiness(status="ready", up_to_slot=page.reading.up_to_slot, rates=service.rates.state, sql=service.sql_state, took_ms=took_ms)
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", responses={200: {"content": {"text/plain": {"example": "blyan_http_requests_total 1.0"}}}, **responses()}, response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    responses={200: {"content": {"text/plain": {"example": "blyan_http_requests_total 1.0"}}}, **responses()},
+    response_class=Response,
+)
 async def metrics(request: Request) -> Response:
     """Requests, latencies, what is in flight, live clients, and versions; of all workers together."""
     service = service_of(request)

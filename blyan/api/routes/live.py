@@ -75,13 +75,15 @@ class SlotEvent(BaseModel):
     summary="New slots, as server-sent events",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "Events until either side ends them.", "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}},
+        200: {
+            "description": "Events until either side ends them.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+        },
         **responses(UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED),
     },
     dependencies=[Depends(known_parameters)],
 )
 async def live(
-    request: Request,
     caller: Annotated[Principal, needs(Scope.LIVE)],
     service: Annotated[Service, Depends(service_of)],
     after: After = None,
@@ -89,7 +91,9 @@ async def live(
         str | None, Header(description="The same as `after`, as browsers send it when they come back.", pattern="^[0-9]{0,16}$", examples=["4711"])
     ] = None,
 ) -> Response:
-    """`head` first: everything that may still change. Then `slot` for each slot that lands or is proven skipped, `gone` where its fork
+    """`head` first: everything that may still change; then whatever happens.
+
+    `slot` for each slot that lands or is proven skipped, `gone` where its fork
     died, `final` when everything up to a slot is. Each event's `id` is the generation to come back with. `slow` is the last event of a
     client that does not read.
     """
@@ -143,8 +147,9 @@ async def live_query(
     sql: Annotated[str, Query(description="The statement, as of POST /v1/sql.", max_length=20_000, examples=["select max(slot) from solana.blocks"])],
     request: Request,
 ) -> Response:
-    """`result` with the JSON form of the rows, at first and whenever they become others: the statement is run again when a table that it
-    reads has a new version, or the tail has moved. `problem` is the last event, where it cannot be run any more.
+    """`result` with the JSON form of the rows, at first and whenever they become others.
+
+    The statement is run again when a table that it reads has a new version, or the tail has moved. `problem` is the last event, where it cannot be run any more.
     """
     asked_of(request.scope).sql = sql
     watch = LiveQuery(service, caller, sql)

@@ -5,23 +5,25 @@ Belongs here: paths, parameters, and the conditions that they mean. Does not bel
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from starlette.requests import Request
 
-from blyan.api.callers import LIMITS, Principal, Role, Scope
-from blyan.api.models import OneModel, PageModel, encoded_one, encoded_page, row_model
+from blyan.api.callers import LIMITS, Principal, Scope
 from blyan.api.envelope import asked_of
-from blyan.api.problems import BAD_CURSOR, CANCELLED, FORBIDDEN, GONE, INVALID, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, Refused, responses
+from blyan.api.models import OneModel, PageModel, encoded_one, encoded_page, row_model
+from blyan.api.problems import BAD_CURSOR, CANCELLED, FORBIDDEN, GONE, INVALID, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, RequestError, responses
 from blyan.api.service import Service, known_parameters, needs, service_of
 from blyan.query.lookup import ACCOUNT, HOLDER, MINT, PARTY, PROGRAM, SIGNATURE, Dimension
 from blyan.query.records import Match, Page, Question, Stop
 from blyan.schemas import BALANCE_CHANGES, BLOCK_REWARDS, BLOCKS, COMPLETENESS, INSTRUCTIONS, TOKEN_TRANSFERS, TRANSACTIONS, Table
+
+Route = TypeVar("Route", bound=Callable[..., Any])
 
 router = APIRouter(tags=["records"], dependencies=[Depends(known_parameters)])
 
@@ -50,8 +52,8 @@ class Window:
 
     first_slot: int | None
     last_slot: int | None
-    from_time: datetime.datetime | None
-    to_time: datetime.datetime | None
+    from_time: dt.datetime | None
+    to_time: dt.datetime | None
     order: str
     limit: int
     cursor: str | None
@@ -61,11 +63,11 @@ def window(
     first_slot: Annotated[int | None, Query(ge=0, le=LAST_SLOT, description="Only from this slot on.", examples=[0])] = None,
     last_slot: Annotated[int | None, Query(ge=0, le=LAST_SLOT, description="Only up to this slot, itself included.", examples=[299])] = None,
     from_time: Annotated[
-        datetime.datetime | None,
+        dt.datetime | None,
         Query(description="Only of blocks made at this time or later, RFC 3339; without an offset it is UTC.", examples=["2024-01-01T00:00:00Z"]),
     ] = None,
     to_time: Annotated[
-        datetime.datetime | None, Query(description="Only of blocks made before this time, RFC 3339.", examples=["2030-01-01T00:00:00Z"])
+        dt.datetime | None, Query(description="Only of blocks made before this time, RFC 3339.", examples=["2030-01-01T00:00:00Z"])
     ] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By slot, and within it by position: the oldest first, or the newest.")] = "asc",
     limit: Annotated[
@@ -77,10 +79,12 @@ def window(
 ) -> Window:
     """The window that is asked for."""
     if first_slot is not None and last_slot is not None and first_slot > last_slot:
-        raise Refused(INVALID, "first_slot is after last_slot", remedy="exchange them", details=[("query.first_slot", "it is after last_slot")])
+        raise RequestError(INVALID, "first_slot is after last_slot", remedy="exchange them", details=[("query.first_slot", "it is after last_slot")])
     start, end = _utc(from_time), _utc(to_time)
     if start and end and start >= end:
-        raise Refused(INVALID, "from_time is not before to_time", remedy="exchange them", details=[("query.from_time", "it is not before to_time")])
+        raise RequestError(
+            INVALID, "from_time is not before to_time", remedy="exchange them", details=[("query.from_time", "it is not before to_time")]
+        )
     return Window(first_slot, last_slot, start, end, order, limit, cursor)
 
 
@@ -89,13 +93,13 @@ Reader = Annotated[Principal, needs(Scope.READ)]
 Serving = Annotated[Service, Depends(service_of)]
 
 
-def _list(path: str, table: Table, summary: str) -> Any:
+def _list(path: str, table: Table, summary: str) -> Callable[[Route], Route]:
     """A route that answers with pages of a table."""
-    errors = responses(BAD_CURSOR, GONE, *ERRORS)
+    errors = responses(BAD_CURSOR, GONE, NOT_FOUND, *ERRORS)
     return router.get(path, summary=summary, response_model=PageModel[row_model(table)], responses=errors)  # type: ignore[misc]
 
 
-def _one(path: str, table: Table, summary: str) -> Any:
+def _one(path: str, table: Table, summary: str) -> Callable[[Route], Route]:
     """A route that answers with one row of a table."""
     return router.get(path, summary=summary, response_model=OneModel[row_model(table)], responses=responses(NOT_FOUND, *ERRORS))  # type: ignore[misc]
 
@@ -129,13 +133,13 @@ def _equal(column: str, value: str | None) -> Match | None:
     return None if value is None else Match(f'"{column}" = ?', (value,))
 
 
-def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:
+def _utc(moment: dt.datetime | None) -> dt.datetime | None:
     if moment is None:
         return None
     try:
-        return moment.replace(tzinfo=datetime.UTC) if moment.tzinfo is None else moment.astimezone(datetime.UTC)
+        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     except OverflowError as error:
-        raise Refused(INVALID, "a time is out of range", remedy="give a year from 2 to 9998") from error
+        raise RequestError(INVALID, "a time is out of range", remedy="give a year from 2 to 9998") from error
 
 
 @_list("/v1/blocks", BLOCKS, "Blocks by slot or time")
@@ -160,8 +164,10 @@ async def block(
     known = await service.page(request, caller, Question(COMPLETENESS, first_slot=slot, last_slot=slot), rows=1)
     if known.rows.num_rows:
         row = known.rows.to_pylist()[0]
-        raise Refused(NOT_FOUND, f"slot {slot} has no block: it is {row['state']}, {row['proof']}")
-    raise Refused(NOT_FOUND, f"slot {slot} is not there; the newest is {page.reading.up_to_slot}", remedy="GET /v1/tables/solana.blocks says which are")
+        raise RequestError(NOT_FOUND, f"slot {slot} has no block: it is {row['state']}, {row['proof']}")
+    raise RequestError(
+        NOT_FOUND, f"slot {slot} is not there; the newest is {page.reading.up_to_slot}", remedy="GET /v1/tables/solana.blocks says which are"
+    )
 
 
 @_list("/v1/transactions", TRANSACTIONS, "Transactions by slot or time")
@@ -195,7 +201,9 @@ async def transaction(
     if page.rows.num_rows:
         asked_of(request.scope).rows = 1
         return Response(encoded_one(page.rows, page.reading), media_type="application/json")
-    raise Refused(NOT_FOUND, f"no transaction up to slot {page.reading.up_to_slot} has this signature", remedy="check it, or ask again once it has landed")
+    raise RequestError(
+        NOT_FOUND, f"no transaction up to slot {page.reading.up_to_slot} has this signature", remedy="check it, or ask again once it has landed"
+    )
 
 
 @_list("/v1/accounts/{account}/transactions", TRANSACTIONS, "Transactions of an account")
@@ -248,9 +256,13 @@ async def transaction_instructions(
     found = Question(TRANSACTIONS, (Match('"signature" = ?', (signature,)),), (SIGNATURE, signature), descending=True)
     page = await service.page(request, caller, found, rows=1)
     if not page.rows.num_rows:
-        raise Refused(NOT_FOUND, f"no transaction up to slot {page.reading.up_to_slot} has this signature", remedy="check it, or ask again later")
+        raise RequestError(
+            NOT_FOUND, f"no transaction up to slot {page.reading.up_to_slot} has this signature", remedy="check it, or ask again later"
+        )
     slot = page.rows["block_slot"][0].as_py()
-    window = replace(window, first_slot=max(slot, window.first_slot or 0), last_slot=min(slot, LAST_SLOT if window.last_slot is None else window.last_slot))
+    window = replace(
+        window, first_slot=max(slot, window.first_slot or 0), last_slot=min(slot, LAST_SLOT if window.last_slot is None else window.last_slot)
+    )
     return await _answer(request, caller, window, INSTRUCTIONS, [_equal("tx_signature", signature)])
 
 

@@ -5,7 +5,7 @@ Belongs here: bodies, formats, and which problem an error is. Does not belong he
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -30,8 +30,8 @@ from blyan.api.problems import (
     TOO_COSTLY,
     UNAUTHENTICATED,
     UNAVAILABLE,
-    Busy,
-    Refused,
+    OverloadedError,
+    RequestError,
     responses,
 )
 from blyan.api.service import known_parameters, needs, service_of, unless_gone
@@ -57,7 +57,10 @@ Format = Literal["json", "csv", "arrow", "parquet"]
 
 Scalar = str | int | float | bool | None
 
-EXAMPLE = {"sql": "select status, count(*) as transactions from solana.transactions where block_slot between $1 and $2 group by all", "params": [0, 99]}
+EXAMPLE: dict[str, Any] = {
+    "sql": "select status, count(*) as transactions from solana.transactions where block_slot between $1 and $2 group by all",
+    "params": [0, 99],
+}
 
 
 class AtModel(BaseModel):
@@ -125,7 +128,9 @@ class SqlAnswer(BaseModel):
 class PinModel(BaseModel):
     """A result that can be had again, byte for byte."""
 
-    pin: str = Field(description="Names statement, parameters, versions and digest.", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+    pin: str = Field(
+        description="Names statement, parameters, versions and digest.", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
+    )
     link: str = Field(description="Where it is had again.", examples=["/v1/pins/9f86…"])
     digest: str = Field(description="SHA-256 over columns and rows.")
     rows_count: int = Field(description="Rows in it.")
@@ -137,8 +142,8 @@ class QueryModel(BaseModel):
 
     name: str = Field(description="Names it.", examples=["b1946ac92492d2347c6235b4d2611184"])
     state: str = Field(description="`waiting`, `running`, `done`, `failed` or `cancelled`.", examples=["running"])
-    submitted: datetime.datetime = Field(description="When it came.")
-    ended: datetime.datetime | None = Field(description="When it was over.")
+    submitted: dt.datetime = Field(description="When it came.")
+    ended: dt.datetime | None = Field(description="When it was over.")
     error: str | None = Field(description="Why it failed.")
     rows: int = Field(description="Rows of its result.")
     truncated: bool = Field(description="Whether the statement has more rows than its result.")
@@ -165,11 +170,18 @@ ROWS: dict[int | str, dict[str, Any]] = {
 
 Analyst = Annotated[Principal, needs(Scope.SQL)]
 Wanted = Annotated[Format | None, Query(description="Form of the rows. Unset: as `Accept` says, JSON otherwise.", examples=["csv"])]
-Pinned = Annotated[str, Path(description="A pin.", pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
+Pinned = Annotated[
+    str, Path(description="A pin.", pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+]
 Name = Annotated[str, Path(description="A submitted query.", pattern="^[0-9a-f]{32}$", examples=["b1946ac92492d2347c6235b4d2611184"])]
 
 
-@router.post("/v1/sql", summary="Ask in SQL", response_class=StreamingResponse, responses={**ROWS, **responses(BAD_CURSOR, GONE, NOT_FOUND, NOT_ACCEPTABLE, *ERRORS)})
+@router.post(
+    "/v1/sql",
+    summary="Ask in SQL",
+    response_class=StreamingResponse,
+    responses={**ROWS, **responses(BAD_CURSOR, GONE, NOT_FOUND, NOT_ACCEPTABLE, *ERRORS)},
+)
 async def sql(request: Request, asked: Asked, caller: Analyst) -> Response:
     """One read-only statement over every table, in DuckDB's dialect, with the tail that is not sealed yet. Rows are streamed.
 
@@ -196,7 +208,10 @@ async def pin(request: Request, asked: Asked, caller: Analyst) -> PinModel:
 
 
 @router.get(
-    "/v1/pins/{pin}", summary="The rows of a pin", response_class=StreamingResponse, responses={**ROWS, **responses(NOT_FOUND, NOT_ACCEPTABLE, *ERRORS)}
+    "/v1/pins/{pin}",
+    summary="The rows of a pin",
+    response_class=StreamingResponse,
+    responses={**ROWS, **responses(NOT_FOUND, NOT_ACCEPTABLE, *ERRORS)},
 )
 async def pinned(request: Request, caller: Analyst, pin: Pinned, format: Wanted = None) -> Response:  # noqa: A002 - the name of the parameter
     """The same rows from the same versions, compared with the digest; 404 names what is gone."""
@@ -262,26 +277,28 @@ async def problems_of_sql() -> AsyncIterator[None]:
         yield
     except RefusedError as error:
         kind = BAD_CURSOR if "cursor" in error.what else QUERY_REFUSED
-        raise Refused(kind, error.what, remedy=error.remedy, details=[("body.cursor" if kind is BAD_CURSOR else "body.sql", error.what)]) from error
+        raise RequestError(
+            kind, error.what, remedy=error.remedy, details=[("body.cursor" if kind is BAD_CURSOR else "body.sql", error.what)]
+        ) from error
     except StatementError as error:
-        raise Refused(QUERY_REFUSED, error.what, remedy=error.remedy, details=[("body.sql", error.what)]) from error
+        raise RequestError(QUERY_REFUSED, error.what, remedy=error.remedy, details=[("body.sql", error.what)]) from error
     except TooLargeError as error:
-        raise Refused(TOO_COSTLY, error.what, remedy=error.remedy) from error
+        raise RequestError(TOO_COSTLY, error.what, remedy=error.remedy) from error
     except DeadlineError as error:
-        raise Refused(CANCELLED, error.what, remedy=error.remedy) from error
+        raise RequestError(CANCELLED, error.what, remedy=error.remedy) from error
     except MissingObjectError as error:
-        raise Refused(NOT_FOUND, error.what, remedy=error.remedy) from error
+        raise RequestError(NOT_FOUND, error.what, remedy=error.remedy) from error
     except BusyError as error:
-        raise Busy(RATE_LIMITED, error.what, remedy=error.remedy, retry_after_s=1.0) from error
+        raise OverloadedError(RATE_LIMITED, error.what, remedy=error.remedy, retry_after_s=1.0) from error
     except ProcessDiedError as error:
-        raise Busy(UNAVAILABLE, error.what, remedy=error.remedy, retry_after_s=1.0) from error
+        raise OverloadedError(UNAVAILABLE, error.what, remedy=error.remedy, retry_after_s=1.0) from error
 
 
 def _form(request: Request, named: str | None) -> str:
     """The form that is asked for.
 
     Raises:
-        Refused: `Accept` names none that there is.
+        RequestError: `Accept` names none that there is.
     """
     if named:
         return named
@@ -292,7 +309,7 @@ def _form(request: Request, named: str | None) -> str:
             return "json"
         if kind in kinds:
             return kinds[kind]
-    raise Refused(NOT_ACCEPTABLE, f"nothing here is {', '.join(accepted)}", remedy=f"accept one of {', '.join(kinds)}")
+    raise RequestError(NOT_ACCEPTABLE, f"nothing here is {', '.join(accepted)}", remedy=f"accept one of {', '.join(kinds)}")
 
 
 def _at(at: AtModel | None) -> At | None:
@@ -347,13 +364,13 @@ def reading_header(reading: Reading) -> str:
 
 
 def _shown(job: Job) -> QueryModel:
-    def moment(seconds: float | None) -> datetime.datetime | None:
-        return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    def moment(seconds: float | None) -> dt.datetime | None:
+        return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
 
     return QueryModel(
         name=job.name,
         state=job.state,
-        submitted=datetime.datetime.fromtimestamp(job.submitted_at, datetime.UTC),
+        submitted=dt.datetime.fromtimestamp(job.submitted_at, dt.UTC),
         ended=moment(job.ended_at),
         error=job.error,
         rows=job.rows,

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from blyan.api.callers import Principal, Scope
-from blyan.api.problems import FORBIDDEN, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, Refused, nearest, responses
+from blyan.api.callers import Scope
+from blyan.api.problems import FORBIDDEN, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, RequestError, nearest, responses
 from blyan.api.service import known_parameters, needs, service_of
 from blyan.query.engine import all_tables
 from blyan.schemas import VIEWS, Table
@@ -60,22 +60,23 @@ class StandingModel(TableModel):
     last_slot: int | None = Field(description="The greatest.", examples=[299])
 
 
-@router.get("/v1/tables", summary="Every table and its columns", responses=responses(*ERRORS))
-async def tables(caller: Annotated[Principal, needs(Scope.READ)]) -> TablesModel:
+@router.get("/v1/tables", summary="Every table and its columns", dependencies=[needs(Scope.READ)], responses=responses(*ERRORS))
+async def tables() -> TablesModel:
     """Names, types and meanings, as the tables are declared. Whether the lake has rows of them is told table by table."""
     return TablesModel(data=[TableModel(**described(table)) for table in _all().values()])
 
 
-@router.get("/v1/tables/{name}", summary="One table and what the lake has of it", responses=responses(NOT_FOUND, *ERRORS))
+@router.get(
+    "/v1/tables/{name}", summary="One table and what the lake has of it", dependencies=[needs(Scope.READ)], responses=responses(NOT_FOUND, *ERRORS)
+)
 async def table(
     request: Request,
-    caller: Annotated[Principal, needs(Scope.READ)],
     name: Annotated[str, Path(description="As SQL names it.", examples=["solana.transactions"], max_length=100)],
 ) -> StandingModel:
     """Its columns, and version, rows and slots of what stands in the lake."""
     found = _all().get(name)
     if found is None:
-        raise Refused(NOT_FOUND, f"there is no table {name}{nearest(name, _all())}", remedy="GET /v1/tables lists them")
+        raise RequestError(NOT_FOUND, f"there is no table {name}{nearest(name, _all())}", remedy="GET /v1/tables lists them")
     standing = await asyncio.to_thread(service_of(request).lake.files_at, found) if found.name not in VIEWS else None
     files = standing[1] if standing else []
     slots = [slot for file in files for slot in (file.slot_min, file.slot_max) if slot is not None]

@@ -5,7 +5,7 @@ Belongs here: POST /v1/tokens, and who one is. Does not belong here: signing (`b
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from blyan.api.callers import LIMITS, Principal, Role, Scope
-from blyan.api.problems import FORBIDDEN, RATE_LIMITED, UNAUTHENTICATED, Refused, responses
+from blyan.api.problems import FORBIDDEN, RATE_LIMITED, UNAUTHENTICATED, RequestError, responses
 from blyan.api.service import known_parameters, needs, service_of
 from blyan.api.tokens import LONGEST_S
 
@@ -33,7 +33,7 @@ class TokenModel(BaseModel):
     """A token."""
 
     token: str = Field(description="Send it as `Authorization: Bearer`.", examples=["eyJhbGciOiJIUzI1NiJ9…"])
-    expires: datetime.datetime = Field(description="When it ends; never after its key.")
+    expires: dt.datetime = Field(description="When it ends; never after its key.")
     scopes: list[Scope] = Field(description="What it may.", examples=[["read"]])
 
 
@@ -55,12 +55,12 @@ class CallerModel(BaseModel):
 async def make_token(request: Request, wanted: TokenRequest, caller: Annotated[Principal, needs(Scope.READ)]) -> TokenModel:
     """For a program that is not to have the key: a page in a browser, a job. It can have fewer rights than the key, and never more."""
     if caller.via != "key":
-        raise Refused(FORBIDDEN, "a token is made from a key", remedy="ask with the key itself")
+        raise RequestError(FORBIDDEN, "a token is made from a key", remedy="ask with the key itself")
     scopes = caller.scopes if wanted.scopes is None else frozenset(wanted.scopes)
     if more := sorted(scopes - caller.scopes):
-        raise Refused(FORBIDDEN, f"the key itself has no scope {', '.join(more)}", remedy=f"choose from {', '.join(sorted(caller.scopes))}")
+        raise RequestError(FORBIDDEN, f"the key itself has no scope {', '.join(more)}", remedy=f"choose from {', '.join(sorted(caller.scopes))}")
     token, expires = service_of(request).tokens.sign(caller, scopes, wanted.expires_in)
-    return TokenModel(token=token, expires=datetime.datetime.fromtimestamp(expires, datetime.UTC), scopes=sorted(scopes))
+    return TokenModel(token=token, expires=dt.datetime.fromtimestamp(expires, dt.UTC), scopes=sorted(scopes))
 
 
 @router.get("/v1/me", summary="Who asks, and what they may", responses=responses(UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED))
