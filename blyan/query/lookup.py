@@ -14,13 +14,16 @@ or deleted costs time and never rows. It can be deleted and made again at any mo
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
@@ -41,8 +44,14 @@ MERGE = 16
 MERGED_ROWS = 1 << 27
 """A run of so many rows is merged no further: every merge reads and writes each row again."""
 
-GROUP_ROWS = 32_768
-"""Rows of a row group: what one look reads of a run."""
+GROUP_ROWS = 4_096
+"""Rows of a row group: what one look reads of a run, in 0.2 ms; the bounds of 10,000 groups are 0.3 MB in memory."""
+
+OPEN = 256
+"""Runs that a process keeps open."""
+
+KNOWN_S = 2.0
+"""Seconds for which a manifest is relied on."""
 
 READ_ROWS = 1 << 20
 
@@ -223,39 +232,95 @@ def _manifest(dimension: Dimension) -> str:
     return f"{FOLDER}/{dimension.name}.json"
 
 
-def candidates(
-    connection: Any, lake: Lake, dimension: Dimension, runs: Sequence[Run], value: str, *, first: int, last: int, descending: bool, most: int
-) -> tuple[list[int], bool]:
-    """Slots in which a value may occur, in order, and whether there are more.
+class Index:
+    """Asks runs, and remembers where in them keys are. For several threads at once.
 
     Args:
-        connection: of DuckDB.
         lake: where the runs are.
-        dimension: of which the runs are.
-        runs: to ask.
-        value: to find.
-        first: of the slots.
-        last: of them, itself included.
-        descending: the newest first.
-        most: slots to give.
-
-    Raises:
-        PermanentError: a run is damaged: delete the folder of the index.
-        MissingObjectError: a run is gone: the manifest has others now.
+        clock: seconds that never go back.
     """
-    from blyan.query.files import relation
 
-    if not runs:
-        return [], False
-    with errors_of(lake.store.uri(FOLDER)):
-        source = relation(connection, lake, [path_of(dimension, run) for run in runs], SCHEMA)
-    order = "desc" if descending else "asc"
-    # The key is computed here and not in the query: only a constant is compared with the bounds of row groups.
-    rows = connection.execute(
-        f"select distinct slot from {source} where key = {key_of(value)}::ubigint and slot between ? and ? order by slot {order} limit {most + 1}",  # noqa: S608
-        [first, last],
-    ).fetchall()
-    return [slot for (slot,) in rows[:most]], len(rows) > most
+    def __init__(self, lake: Lake, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lake, self._clock = lake, clock
+        self._manifests: dict[str, tuple[float, Manifest]] = {}
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def manifest(self, dimension: Dimension) -> Manifest:
+        """The manifest, as it stood `KNOWN_S` ago at the earliest: an old one is only behind."""
+        known = self._manifests.get(dimension.name)
+        if known is None or self._clock() - known[0] >= KNOWN_S:
+            known = self._manifests[dimension.name] = (self._clock(), read_manifest(self._lake, dimension))
+        return known[1]
+
+    def candidates(
+        self, dimension: Dimension, runs: Sequence[Run], value: str, *, first: int, last: int, descending: bool, most: int
+    ) -> tuple[list[int], bool]:
+        """Slots in which a value may occur, in order, and whether there are more.
+
+        Args:
+            dimension: of which the runs are.
+            runs: to ask.
+            value: to find.
+            first: of the slots.
+            last: of them, itself included.
+            descending: the newest first.
+            most: slots to give.
+
+        Raises:
+            PermanentError: a run is damaged: delete the folder of the index.
+            MissingObjectError: a run is gone: the manifest has others now.
+        """
+        key = key_of(value)
+        found: set[int] = set()
+        for run in runs:
+            found.update(self._opened(dimension, run).slots(key, first, last, descending=descending, most=most + 1))
+        slots = sorted(found, reverse=descending)
+        return slots[:most], len(slots) > most
+
+    def _opened(self, dimension: Dimension, run: Run) -> _Opened:
+        with self._turn:
+            opened = self._open.get(run.name)
+            if opened is not None:
+                self._open.move_to_end(run.name)
+                return opened
+        path = path_of(dimension, run)
+        with errors_of(self._lake.store.uri(path)):
+            opened = _Opened(self._lake.store.open(path), self._lake.store.uri(path))
+        with self._turn:
+            self._open[run.name] = opened
+            while len(self._open) > OPEN:
+                self._open.popitem(last=False)
+        return opened
+
+
+class _Opened:
+    """An open run, and the bounds of its row groups."""
+
+    def __init__(self, source: Any, where: str) -> None:
+        self._file, self._where, self._turn = pq.ParquetFile(source), where, threading.Lock()
+        groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
+        bounds = [(group.column(0).statistics, group.column(1).statistics) for group in groups]
+        self._lows = np.array([keys.min for keys, _ in bounds], np.uint64)
+        self._highs = np.array([keys.max for keys, _ in bounds], np.uint64)
+        self._slots = [(slots.min, slots.max) for _, slots in bounds]
+
+    def slots(self, key: int, first: int, last: int, *, descending: bool, most: int) -> list[int]:
+        """The first slots of a key within bounds, or the last ones; a key's slots lie in order, so no more groups are read than hold them."""
+        begin, end = int(np.searchsorted(self._highs, np.uint64(key))), int(np.searchsorted(self._lows, np.uint64(key), "right"))
+        found: list[int] = []
+        for number in reversed(range(begin, end)) if descending else range(begin, end):
+            low, high = self._slots[number]
+            if high < first or low > last:
+                continue
+            with self._turn, errors_of(self._where):
+                rows = self._file.read_row_group(number)
+            keys, slots = rows["key"].to_numpy(), rows["slot"].to_numpy()
+            some = slots[(keys == key) & (slots >= first) & (slots <= last)]
+            found += (some[::-1] if descending else some).tolist()
+            if len(found) >= most:
+                break
+        return found[:most]
 
 
 def key_of(value: str) -> int:

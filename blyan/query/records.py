@@ -33,7 +33,7 @@ from msgspec import Struct
 from blyan.errors import BlyanError, MissingObjectError, PermanentError, TransientError
 from blyan.lake import DataFile, Lake
 from blyan.query.files import relation
-from blyan.query.lookup import Dimension, Manifest, Run, candidates, read_manifest
+from blyan.query.lookup import Dimension, Index, Manifest, Run
 from blyan.schemas import BLOCKS, Table
 from blyan.solana.commitment import Commitment
 from blyan.solana.landing import Head, read_head
@@ -46,6 +46,9 @@ RANGES_AT_ONCE = 1
 """Ranges that are opened at once, at first; likewise."""
 
 MOST_AT_ONCE = 512
+
+MOST_UNSURE = 100_000
+"""Slots that are not final at once: half a day of them, which no chain that lives has."""
 
 SLOT_MS = 400
 """Milliseconds that a slot of Solana is meant to take."""
@@ -228,11 +231,11 @@ class Records:
     def __init__(self, lake: Lake, *, threads: int = 2, memory: str = "1GB") -> None:
         import duckdb
 
-        self._lake = lake
+        self._lake, self._index = lake, Index(lake)
         self._database = duckdb.connect(config={"threads": threads, "memory_limit": memory, "autoinstall_known_extensions": False})
         # A Parquet file of the lake is never changed, so its footer is read once.
         self._database.execute("set timezone = 'UTC'; set parquet_metadata_cache = true")
-        self._standing: dict[str, tuple[int, list[DataFile]]] = {}
+        self._standing: dict[str, _Held] = {}
 
     def page(self, question: Question, *, rows: int, cursor: str | None = None, stop: Stop | None = None, opened: Opened | None = None) -> Page:
         """One page.
@@ -302,35 +305,36 @@ class Records:
         """What is there, or what a cursor pinned. The head is read first, as by every reader."""
         table = question.table
         head = read_head(self._lake) if table in LANDED else None
-        version, files = self._files(table, pinned.version if pinned else None)
         if pinned is None:
-            return _Snapshot.now(table, version, files, head)
+            return _Snapshot.now(table, self._held(table), head)
         if pinned.forks and _forks(self._blocks(head, pinned.checkpoint, pinned.newest)) != pinned.forks:
             raise _gone("slots that were not final have become others")
-        return _Snapshot.again(table, pinned, files if pinned.version is not None else [], head, lambda: self._files(table, None)[1])
+        held = _Held.of(table, None, []) if pinned.version is None else self._held(table, pinned.version)
+        return _Snapshot.again(table, pinned, held, head, lambda: self._held(table))
 
     def _blocks(self, head: Head | None, first: int, last: int) -> list[tuple[int, str | None]]:
         """Slot and hash of the blocks of some slots: from the head, or from their rows where it no longer lists them."""
         listed = head.slots() if head else {}
+        if last - first > MOST_UNSURE:
+            raise CursorError("it is not a cursor", where="cursor", remedy="give the `next` of a page as it came")
         if all(slot in listed for slot in range(first, last + 1)):
             return [(slot, listed[slot]) for slot in range(first, last + 1)]
         rows = self.page(Question(BLOCKS, first_slot=first, last_slot=last), rows=last - first + 1).rows
         return list(zip(rows["slot"].to_pylist(), rows["block_hash"].to_pylist(), strict=True))
 
-    def _files(self, table: Table, version: int | None) -> tuple[int | None, list[DataFile]]:
-        """A version of a table and its files; the newest where none is given."""
+    def _held(self, table: Table, version: int | None = None) -> _Held:
+        """A version of a table; the newest where none is given."""
         known = self._standing.get(table.name)
-        if known and (version == known[0] or (version is None and self._lake.is_newest(table, known[0]))):
+        if known and known.version is not None and (version == known.version or (version is None and self._lake.is_newest(table, known.version))):
             return known
         try:
             found = self._lake.files_at(table, version)
         except MissingObjectError as error:
             raise _gone(error.what) from error
-        if found is None:
-            return None, []
+        held = _Held.of(table, *(found or (None, [])))
         if version is None:
-            self._standing[table.name] = found
-        return found
+            self._standing[table.name] = held
+        return held
 
     # Reading
 
@@ -362,14 +366,14 @@ class Records:
         walk = snapshot.walk(first, last, descending=question.descending)
         manifest = Manifest()
         if question.lookup and question.lookup[0].table == question.table:
-            manifest = read_manifest(self._lake, question.lookup[0])
+            manifest = self._index.manifest(question.lookup[0])
         runs, covered = manifest.covering({key: snapshot.digests[key] for key in walk if key in snapshot.digests})
         opened.runs += len(runs)
         at_once = RANGES_AT_ONCE
         for indexed, group in groupby(walk, key=covered.__contains__):
             keys = list(group)
             if indexed:
-                yield from self._looked_up(connection, question, runs, [file for key in keys for file in snapshot.files[key]], first, last)
+                yield from self._looked_up(question, runs, [file for key in keys for file in snapshot.files[key]], first, last)
                 continue
             while keys:
                 paths = tuple(file.path for key in keys[:at_once] for file in snapshot.files[key] if file.may_hold(first, last))
@@ -377,20 +381,16 @@ class Records:
                 if paths:
                     yield _Step(paths)
 
-    def _looked_up(self, connection: Any, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int) -> Iterator[_Step]:
+    def _looked_up(self, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int) -> Iterator[_Step]:
         """Steps of the slots that the index names, within files of ranges that follow each other."""
         assert question.lookup is not None
-        import duckdb
-
         dimension, value = question.lookup
         low, high = max(first, min(file.first for file in files)), min(last, max(file.last for file in files))
         most = SLOTS_AT_ONCE
         while low <= high:
             try:
-                slots, more = candidates(
-                    connection, self._lake, dimension, runs, value, first=low, last=high, descending=question.descending, most=most
-                )
-            except (BlyanError, duckdb.IOException, duckdb.InvalidInputException) as error:
+                slots, more = self._index.candidates(dimension, runs, value, first=low, last=high, descending=question.descending, most=most)
+            except BlyanError as error:
                 # An index may be damaged or deleted at any moment: that costs time, and never rows.
                 log.warning("the index of %s cannot be read, its ranges are walked: %s", dimension.name, error)
                 yield _Step(tuple(file.path for file in files if file.may_hold(low, high)))
@@ -418,6 +418,38 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
+class _Held:
+    """What a version of a table has: files and digests by range, those without rows left out, and the newest slot of them; -1: none."""
+
+    version: int | None
+    files: dict[str, list[_File]]
+    digests: dict[str, str]
+    newest: int
+
+    @classmethod
+    def of(cls, table: Table, version: int | None, files: Sequence[DataFile]) -> _Held:
+        """From the files that the log names."""
+        found: dict[str, list[_File]] = {}
+        for file in files:
+            if file.rows:
+                last = NEVER if file.slot_max is None else file.slot_max
+                found.setdefault(file.key or "", []).append(_File(f"{table.name}/{file.name}", file.slot_min or 0, last))
+        digests = {file.key or "": file.digest or "" for file in files if file.rows}
+        return cls(version, found, digests, _newest(found))
+
+    def without(self, keys: frozenset[str]) -> _Held:
+        """The same without some ranges."""
+        if keys.isdisjoint(self.files):
+            return self
+        files = {key: parts for key, parts in self.files.items() if key not in keys}
+        return _Held(self.version, files, {key: digest for key, digest in self.digests.items() if key not in keys}, _newest(files))
+
+
+def _newest(files: dict[str, list[_File]]) -> int:
+    return max((file.last for parts in files.values() for file in parts if file.last < NEVER), default=-1)
+
+
+@dataclass(frozen=True, slots=True)
 class _Snapshot:
     """Files by range, and what is pinned of them.
 
@@ -441,36 +473,36 @@ class _Snapshot:
     forks: str
 
     @classmethod
-    def now(cls, table: Table, version: int | None, held: Sequence[DataFile], head: Head | None) -> _Snapshot:
+    def now(cls, table: Table, held: _Held, head: Head | None) -> _Snapshot:
         """What stands."""
         landed = frozenset(head.range_keys()) if head else frozenset[str]()
-        files, digests = _of_lake(table, [file for file in held if file.key not in landed])
-        files |= _of_landing(table, head, landed)
-        newest = max([file.last for parts in files.values() for file in parts if file.last < NEVER], default=-1)
-        if head:  # a slot without rows of this table is known all the same
-            newest = max([newest, *(segment.last for part in head.ranges for segment in part.segments)])
+        held = held.without(landed)
+        # A slot of the landing without rows of this table is known all the same.
+        newest = max([held.newest, *(segment.last for part in (head.ranges if head else []) for segment in part.segments)])
         checkpoint = head.checkpoint if head else NEVER
         forks = _forks([pair for pair in head.slots().items() if checkpoint <= pair[0] <= newest]) if head else ""
-        return cls(table, version, head, files, digests, newest, checkpoint, landed, forks)
+        files = {**held.files, **_of_landing(table, head, landed)}
+        return cls(table, held.version, head, files, held.digests, newest, checkpoint, landed, forks)
 
     @classmethod
-    def again(cls, table: Table, pinned: Cursor, held: Sequence[DataFile], head: Head | None, newly: Callable[[], Sequence[DataFile]]) -> _Snapshot:
+    def again(cls, table: Table, pinned: Cursor, held: _Held, head: Head | None, newest: Callable[[], _Held]) -> _Snapshot:
         """What a cursor pinned.
 
         Args:
             table: of the question.
             pinned: the cursor.
-            held: files of the version that it names.
+            held: the version that it names.
             head: that stands now.
-            newly: gives the files of the version that stands now.
+            newest: gives the version that stands now.
         """
-        landed, still = frozenset(pinned.landed), head.range_keys() if head else set()
-        files, digests = _of_lake(table, [file for file in held if file.key not in landed])
-        files |= _of_landing(table, head, landed)
-        if moved := landed - still:
+        landed = frozenset(pinned.landed)
+        held = held.without(landed)
+        files, digests = {**held.files, **_of_landing(table, head, landed)}, held.digests
+        if moved := landed - (head.range_keys() if head else set()):
             # What was in the landing and is in the lake by now has the same rows there: they were made from the same raw blocks.
-            more, theirs = _of_lake(table, [file for file in newly() if file.key in moved])
-            files, digests = files | more, digests | theirs
+            there = newest()
+            files |= {key: there.files[key] for key in moved if key in there.files}
+            digests = digests | {key: there.digests[key] for key in moved if key in there.digests}
         return cls(table, pinned.version, head, files, digests, pinned.newest, pinned.checkpoint, landed, pinned.forks)
 
     def cursor(self, question: Question, after: list[Any]) -> Cursor:
@@ -493,16 +525,6 @@ class _Snapshot:
         behind = max(0, head.processed - self.newest)
         age_ms = max(0, round((time.time() - head.written_at) * 1e3))
         return Reading(versions, self.newest, sure, final, behind, behind * SLOT_MS + age_ms, head.generation)
-
-
-def _of_lake(table: Table, files: Sequence[DataFile]) -> tuple[dict[str, list[_File]], dict[str, str]]:
-    """Files of the lake and the digests of their ranges, by range."""
-    found: dict[str, list[_File]] = {}
-    for file in files:
-        if file.rows:
-            last = NEVER if file.slot_max is None else file.slot_max
-            found.setdefault(file.key or "", []).append(_File(f"{table.name}/{file.name}", file.slot_min or 0, last))
-    return found, {file.key or "": file.digest or "" for file in files if file.rows}
 
 
 def _of_landing(table: Table, head: Head | None, keys: frozenset[str]) -> dict[str, list[_File]]:

@@ -110,6 +110,35 @@ def test_runs_start_from_the_image_of_the_code_location_in_its_namespace() -> No
     assert {launcher["instance_config_map"], *launcher["env_config_maps"]} == of_kind(manifests, "ConfigMap").keys()
 
 
+def test_the_service_is_started_as_the_command_line_takes_it_and_probed_where_it_answers() -> None:
+    from typer.main import get_command
+
+    from blyan.api.app import create
+    from blyan.cli import app
+
+    manifests = rendered("base")
+    deployments = of_kind(manifests, "Deployment")
+    for name in ("service", "index"):
+        (container,) = deployments[name]["spec"]["template"]["spec"]["containers"]
+        program, command, *arguments = container["command"]
+        assert program == "blyan"
+        get_command(app).commands[command].make_context(command, list(arguments))  # type: ignore[attr-defined]
+    (container,) = deployments["service"]["spec"]["template"]["spec"]["containers"]
+    paths = create(load_settings(audit_log="")).openapi()["paths"]
+    assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} <= paths.keys()
+    port = dict(zip(container["command"], container["command"][1:], strict=False))["--port"]
+    assert str(container["ports"][0]["containerPort"]) == port
+    grace = deployments["service"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > load_settings().serve_drain_s
+    settings = {variable["name"].removeprefix(PREFIX).lower() for variable in container["env"]}
+    assert settings <= Settings.model_fields.keys()
+
+
+def test_the_secrets_of_the_example_are_settings() -> None:
+    (secret,) = [each for each in yaml.safe_load_all((KUBERNETES / "base/secrets.example.yaml").read_text()) if each["metadata"]["name"] == "blyan"]
+    assert {name.removeprefix(PREFIX).lower() for name in secret["stringData"]} <= Settings.model_fields.keys()
+
+
 def container_namespace(manifests: list[dict[str, Any]]) -> str:
     (namespace,) = {each["metadata"]["namespace"] for each in manifests if each["kind"] == "Deployment"}
     return str(namespace)

@@ -21,7 +21,7 @@ from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ENDLESS = ("up", "follow", "localnet")
+ENDLESS = ("up", "follow", "localnet", "serve")
 """Commands that run until they are told to end: tests of their own run them."""
 
 SMALL = {"BLYAN_HORIZON_SLOT": "300", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "2"}
@@ -31,7 +31,7 @@ def commands(page: str) -> list[str]:
     """The `blyan …` commands of a page that run as they stand: no setting before them, nothing left out."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     found = re.findall(r"`(blyan (?:[^`…])+?)`", text)
-    whole = (command for command in found if not any(blank in command for blank in ("A-B", "KEY", "--force")))
+    whole = (command for command in found if not any(blank in command for blank in ("A-B", "KEY", "--force", "--every", "revoke")))
     return list(dict.fromkeys(command for command in whole if command.split()[1] not in ENDLESS))
 
 
