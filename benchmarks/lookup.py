@@ -67,7 +67,7 @@ def measured(records: Records, chosen: list[tuple[str, int]], report: dict[str, 
     opened = Opened()
 
     def looked_up(signature: str, slot: int) -> None:
-        question = Question(TRANSACTIONS, (Match("signature = ?", (signature,)),), (SIGNATURE, signature), descending=True)
+        question = Question(TRANSACTIONS, (Match("signature = ?", (signature,)),), (SIGNATURE, signature), descending=True, alone=True)
         found = records.page(question, rows=1, opened=opened)
         assert found.rows["block_slot"][0].as_py() == slot
 

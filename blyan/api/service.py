@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -19,6 +19,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import Query
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection, Request
+from starlette.responses import StreamingResponse
 
 from blyan.api import keys as api_keys
 from blyan.api.audit import AuditLog
@@ -221,6 +222,27 @@ class Service:
         self.records.close()
         if self.audit:
             self.audit.close()
+
+
+class HeldResponse(StreamingResponse):
+    """A stream with something that is let go when it is over, even where the client went away before its first byte.
+
+    Args:
+        parts: of the body.
+        release: lets go; once is enough, and again does nothing.
+        options: of a response.
+    """
+
+    def __init__(self, parts: AsyncIterator[bytes], release: Callable[[], Awaitable[None]], **options: Any) -> None:
+        super().__init__(parts, **options)
+        self._release = release
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._release()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

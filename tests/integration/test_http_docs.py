@@ -84,7 +84,7 @@ def test_the_python_example_runs(service: Served, key: str) -> None:
 def test_the_tables_of_the_page_are_what_the_code_has() -> None:
     for role in Role:
         limits = LIMITS[role]
-        rows = f"{limits.page_rows:,}, {limits.result_rows:,}" if "sql" in SCOPES[role] else f"{limits.page_rows:,}, –"
+        rows = f"{limits.page_rows:,}, {limits.result_rows:,}" if "sql" in SCOPES[role] else f"{limits.page_rows:,}, \N{EN DASH}"
         assert re.search(rf"\| `{role}` \|.*\| {limits.requests_per_s:g}, {limits.burst} \| {rows} \|", PAGE), role
     for kind in KINDS:
         assert re.search(rf"\|.*{kind.status}.*\|.*`{kind.slug}`", PAGE), kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ import pytest
 from blyan.api.callers import LIMITS, Role, Scope
 from blyan.api.keys import revoke
 from blyan.api.problems import KINDS
+from blyan.api.serve import serve
+from blyan.errors import SettingError
 from blyan.lake import Lake
 from blyan.settings import Settings
 from blyan.solana.landing import Landing
@@ -382,6 +385,59 @@ def test_a_port_that_is_taken_is_said(settings: Settings, tmp_path: Path) -> Non
         done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "PATH": ""}, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 1
     assert "Remedy: choose another port, or 0" in done.stderr
+
+
+def test_tls_cross_origin_pages_and_readers_without_a_key_are_settings(settings: Settings, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    tls = {"BLYAN_SERVE_TLS_CERTIFICATE": str(certificate), "BLYAN_SERVE_TLS_KEY": str(key)}
+    with (
+        served(settings, tmp_path, BLYAN_SERVE_ANONYMOUS="true", BLYAN_SERVE_CORS_ORIGINS='["https://page.example"]', **tls) as service,
+        httpx.Client(base_url=service.url, verify=ssl.create_default_context(cafile=str(certificate))) as client,
+    ):
+        assert service.url.startswith("https://")
+        answer = client.get("/v1/blocks/5", headers={"origin": "https://page.example"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        assert "max-age" in answer.headers["strict-transport-security"]
+        asked = {"origin": "https://page.example", "access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+        assert client.options("/v1/blocks", headers=asked).status_code == 200
+        assert client.options("/v1/blocks", headers=asked | {"origin": "https://other.example"}).status_code == 400
+        assert client.get("/v1/me").json()["via"] == "anonymous"
+        problem(client.post("/v1/sql", json={"sql": "select 1"}), "forbidden")
+        problem(client.post("/v1/tokens", json={}), "forbidden")
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1, and its key."""
+    import datetime as dt
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")]), dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        builder.add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+def test_the_files_of_tls_are_checked_before_anything_listens(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "not.pem").write_text("nothing")
+    for certificate, key in ((str(tmp_path / "not.pem"), None), (str(tmp_path / "not.pem"), str(tmp_path / "not.pem"))):
+        chosen = settings.model_copy(update={"serve_tls_certificate": certificate, "serve_tls_key": key})
+        with pytest.raises(SettingError, match="BLYAN_SERVE_TLS"):
+            serve(chosen, host="127.0.0.1", port=0, workers=1, say=print)
 
 
 # Live

@@ -33,7 +33,7 @@ from blyan.api.problems import (
     told_of,
 )
 from blyan.api.routes.sql import problems_of_sql, sql_limits
-from blyan.api.service import Service, known_parameters, needs, service_of
+from blyan.api.service import HeldResponse, Service, known_parameters, needs, service_of
 from blyan.api.telemetry import REQUEST_ID
 from blyan.errors import BlyanError, TransientError
 from blyan.query.engine import all_tables
@@ -51,6 +51,9 @@ LIVE_LOOK_S = 0.5
 
 LIVE_ROWS, LIVE_ROWS_BYTES = 1_000, 1 << 20
 """Of the result of a live query; one that has more says that it is truncated."""
+
+UNBUFFERED = {"x-accel-buffering": "no"}
+"""Says to a proxy that events are not to wait for each other."""
 
 BEARER_PROTOCOL = "bearer."
 """Pages in a browser cannot set headers of a WebSocket; they name the protocol `bearer.<key or token>` instead."""
@@ -100,32 +103,31 @@ async def live(
     known = after if after is not None else int(last_event_id) if last_event_id else None
     places = contextlib.AsyncExitStack()
     await places.enter_async_context(service.rates.at_work(f"live:{caller.id}", caller.limits.concurrency * 4))
-    return StreamingResponse(_server_sent(service, known, places), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    return HeldResponse(_server_sent(service, known), places.aclose, media_type="text/event-stream", headers=UNBUFFERED)
 
 
-async def _server_sent(service: Service, after: int | None, places: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-    async with places:
-        events = service.hub.events(after)
-        waiting: asyncio.Task[Any] | None = None
-        try:
-            while True:
-                waiting = waiting or asyncio.ensure_future(anext(events))
-                done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
-                if not done:
-                    yield b": nothing new\n\n"
-                    continue
-                try:
-                    event: Event = waiting.result()
-                except StopAsyncIteration:
-                    return
-                waiting = None
-                yield b"event: %b\nid: %d\ndata: %b\n\n" % (event.event.encode(), event.id, msgspec.json.encode(event.data))
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await waiting
-            await events.aclose()  # type: ignore[attr-defined]
+async def _server_sent(service: Service, after: int | None) -> AsyncIterator[bytes]:
+    events = service.hub.events(after)
+    waiting: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
+            if not done:
+                yield b": nothing new\n\n"
+                continue
+            try:
+                event: Event = waiting.result()
+            except StopAsyncIteration:
+                return
+            waiting = None
+            yield b"event: %b\nid: %d\ndata: %b\n\n" % (event.event.encode(), event.id, msgspec.json.encode(event.data))
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await waiting
+        await events.aclose()  # type: ignore[attr-defined]
 
 
 @router.get(
@@ -157,7 +159,7 @@ async def live_query(
         first = await watch.changed()
     places = contextlib.AsyncExitStack()
     await places.enter_async_context(service.rates.at_work(f"live:{caller.id}", caller.limits.concurrency * 4))
-    return StreamingResponse(_results(service, watch, first, places), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    return HeldResponse(_results(service, watch, first), places.aclose, media_type="text/event-stream", headers=UNBUFFERED)
 
 
 class LiveQuery:
@@ -190,28 +192,27 @@ class LiveQuery:
         return any(version is None or not lake.is_newest(tables[name], version) for name, version in reading.versions.items())
 
 
-async def _results(service: Service, watch: LiveQuery, rows: bytes | None, places: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-    async with places:
-        number, silent = 0, 0.0
-        while not service.ending.is_set():
-            if rows is not None:
-                number, silent = number + 1, 0.0
-                yield b"event: result\nid: %d\ndata: %b\n\n" % (number, rows)
-            elif silent >= HEARTBEAT_S:
-                silent = 0.0
-                yield b": nothing new\n\n"
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(service.ending.wait(), LIVE_LOOK_S)
-            silent += LIVE_LOOK_S
-            try:
-                async with problems_of_sql():
-                    rows = await watch.changed()
-            except TransientError:
-                rows = None  # too much is at work; it is looked at again in a moment
-            except BlyanError as error:
-                told = told_of(error)
-                yield b"event: problem\ndata: %b\n\n" % told.document(path="/v1/live/query", request_id=REQUEST_ID.get())
-                return
+async def _results(service: Service, watch: LiveQuery, rows: bytes | None) -> AsyncIterator[bytes]:
+    number, silent = 0, 0.0
+    while not service.ending.is_set():
+        if rows is not None:
+            number, silent = number + 1, 0.0
+            yield b"event: result\nid: %d\ndata: %b\n\n" % (number, rows)
+        elif silent >= HEARTBEAT_S:
+            silent = 0.0
+            yield b": nothing new\n\n"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(service.ending.wait(), LIVE_LOOK_S)
+        silent += LIVE_LOOK_S
+        try:
+            async with problems_of_sql():
+                rows = await watch.changed()
+        except TransientError:
+            rows = None  # too much is at work; it is looked at again in a moment
+        except BlyanError as error:
+            told = told_of(error)
+            yield b"event: problem\ndata: %b\n\n" % told.document(path="/v1/live/query", request_id=REQUEST_ID.get())
+            return
 
 
 @router.websocket("/v1/live")

@@ -158,10 +158,10 @@ async def block(
     request: Request, caller: Reader, service: Serving, slot: Annotated[int, Path(description="The slot.", ge=0, le=LAST_SLOT, examples=[5])]
 ) -> Response:
     """The block that landed in a slot. 404 says whether the slot was skipped, is unknown, or is not there yet."""
-    page = await service.page(request, caller, Question(BLOCKS, first_slot=slot, last_slot=slot), rows=1)
+    page = await service.page(request, caller, Question(BLOCKS, first_slot=slot, last_slot=slot, alone=True), rows=1)
     if page.rows.num_rows:
         return Response(encoded_one(page.rows, page.reading), media_type="application/json")
-    known = await service.page(request, caller, Question(COMPLETENESS, first_slot=slot, last_slot=slot), rows=1)
+    known = await service.page(request, caller, Question(COMPLETENESS, first_slot=slot, last_slot=slot, alone=True), rows=1)
     if known.rows.num_rows:
         row = known.rows.to_pylist()[0]
         raise RequestError(NOT_FOUND, f"slot {slot} has no block: it is {row['state']}, {row['proof']}")
@@ -197,7 +197,7 @@ async def transaction(
     """Looked up in the index of signatures, and in the tail that is not indexed yet."""
     matches = (Match('"signature" = ?', (signature,)),)
     # The newest first: what is asked for has most often just been made, and the tail is walked anyhow.
-    page = await service.page(request, caller, Question(TRANSACTIONS, matches, (SIGNATURE, signature), descending=True), rows=1)
+    page = await service.page(request, caller, Question(TRANSACTIONS, matches, (SIGNATURE, signature), descending=True, alone=True), rows=1)
     if page.rows.num_rows:
         asked_of(request.scope).rows = 1
         return Response(encoded_one(page.rows, page.reading), media_type="application/json")
@@ -253,7 +253,7 @@ async def transaction_instructions(
     signature: Annotated[str, Path(description="Its first signature, base58.", min_length=64, max_length=88, pattern=BASE58, examples=["5" * 88])],
 ) -> Response:
     """In the order of execution."""
-    found = Question(TRANSACTIONS, (Match('"signature" = ?', (signature,)),), (SIGNATURE, signature), descending=True)
+    found = Question(TRANSACTIONS, (Match('"signature" = ?', (signature,)),), (SIGNATURE, signature), descending=True, alone=True)
     page = await service.page(request, caller, found, rows=1)
     if not page.rows.num_rows:
         raise RequestError(

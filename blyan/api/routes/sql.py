@@ -34,7 +34,7 @@ from blyan.api.problems import (
     RequestError,
     responses,
 )
-from blyan.api.service import known_parameters, needs, service_of, unless_gone
+from blyan.api.service import HeldResponse, known_parameters, needs, service_of, unless_gone
 from blyan.errors import MissingObjectError
 from blyan.query.formats import FORMATS
 from blyan.query.gate import RefusedError
@@ -345,15 +345,15 @@ async def _sent(request: Request, query: Awaitable[Answer], form: str) -> Respon
         raise
 
     async def rest() -> AsyncIterator[bytes]:
-        try:
-            yield bytes(first)
-            async for part in parts:
-                yield part
-        finally:
-            asked.rows = answer.rows_count
-            await answer.aclose()
+        yield bytes(first)
+        async for part in parts:
+            yield part
 
-    return StreamingResponse(rest(), media_type=kind, headers=headers)
+    async def over() -> None:
+        asked.rows = answer.rows_count
+        await answer.aclose()
+
+    return HeldResponse(rest(), over, media_type=kind, headers=headers)
 
 
 def reading_header(reading: Reading) -> str:
