@@ -81,7 +81,13 @@ class Served:
 def served(settings: Settings, folder: Path, *, workers: int = 1, **environment: str) -> Iterator[Served]:
     """A service over the lake of the settings; `environment` has more of its settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLYAN_", "DAGSTER_"))}
-    own = {"BLYAN_LAKE": settings.lake, "BLYAN_AUDIT_LOG": str(folder / "audit.jsonl"), "PYTHONPATH": str(REPOSITORY), **environment}
+    own = {
+        "BLYAN_QUERY_PROCESSES": "1",
+        "BLYAN_LAKE": settings.lake,
+        "BLYAN_AUDIT_LOG": str(folder / "audit.jsonl"),
+        "PYTHONPATH": str(REPOSITORY),
+        **environment,
+    }
     command = [sys.executable, "-m", "blyan.cli", "serve", "--port", "0", "--workers", str(workers)]
     process = subprocess.Popen(command, cwd=folder, env=clean | own, stderr=subprocess.PIPE, text=True)
     service = Served("", process)

@@ -50,6 +50,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("strawberry.execution").setLevel(logging.CRITICAL)  # queries at fault are told to who made them
 
 
 def versions() -> dict[str, str]:
