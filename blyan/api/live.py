@@ -3,7 +3,7 @@
 Belongs here: watching the head, what changed between two of them, and clients that are slow. Does not belong here: HTTP and WebSocket
 (`blyan.api.routes.live`), the head itself (`blyan.solana.landing`).
 
-One task a process looks at `head.json`, and only while somebody listens. Clients get events in the order of heads, each at least once; a
+One task a process looks at `head.json`, while somebody listens and a minute longer. Clients get events in the order of heads, each at least once; a
 client that comes back names the newest generation that it knows, and gets what came since, or everything that may still change where
 that is not remembered. A client that reads too slowly is told so and let go: nothing is left out silently.
 """
@@ -35,6 +35,9 @@ QUEUE = 512
 
 REMEMBERED = 1_024
 """Events that a client which comes back can be given."""
+
+LINGER_S = 60.0
+"""Seconds for which the head is watched once nobody listens: a client that lost its connection comes back, and wants what it missed."""
 
 END_S = 0.25
 """Seconds in which a stream notices that the process ends."""
@@ -139,6 +142,12 @@ class Hub:
             self._slow.discard(me)
             self._count(len(self._clients))
 
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
     @property
     def _generation(self) -> int:
         return self._head.generation if self._head else 0
@@ -161,10 +170,11 @@ class Hub:
 
     async def _watch(self) -> None:
         """Look at the head while anybody listens."""
-        pause = LOOK_S if self._lake.store.is_local else REMOTE_LOOK_S
+        pause, alone = LOOK_S if self._lake.store.is_local else REMOTE_LOOK_S, 0.0
         while not self._ending.is_set():
             await asyncio.sleep(pause)
-            if not self._clients:
+            alone = 0.0 if self._clients else alone + pause
+            if alone >= LINGER_S:
                 return
             try:
                 for event in await self._look():

@@ -217,6 +217,7 @@ class Service:
             with suppress(BlyanError):
                 await self._opening
                 await self._engine.__aexit__(None, None, None)
+        await self.hub.close()
         await self.rates.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.records.close()

@@ -238,6 +238,7 @@ class Records:
         # A Parquet file of the lake is never changed, so its footer is read once.
         self._database.execute("set timezone = 'UTC'; set parquet_metadata_cache = true")
         self._standing: dict[str, _Held] = {}
+        self._turn = threading.Lock()
 
     def page(self, question: Question, *, rows: int, cursor: str | None = None, stop: Stop | None = None, opened: Opened | None = None) -> Page:
         """One page.
@@ -260,7 +261,7 @@ class Records:
         stop, opened = stop or Stop(), opened if opened is not None else Opened()
         pinned = Cursor.parse(cursor, question) if cursor else None
         snapshot = self._snapshot(question, pinned)
-        connection = self._database.cursor()
+        connection = self._connection()
         stop.watch(connection)
         try:
             found = self._collect(connection, question, snapshot, pinned, rows + 1, opened, stop)
@@ -285,7 +286,7 @@ class Records:
         paths = [file.path for files in snapshot.files.values() for file in files]
         if not paths:
             return None
-        connection, stop = self._database.cursor(), stop or Stop()
+        connection, stop = self._connection(), stop or Stop()
         stop.watch(connection)
         try:
             matches = _times(start, end)
@@ -300,6 +301,10 @@ class Records:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _connection(self) -> Any:
+        with self._turn:
+            return self._database.cursor()
 
     # Snapshots
 

@@ -75,7 +75,7 @@ def test_a_description_that_leaves_something_out_is_noticed(app: Any) -> None:
     assert len(faults_of(description)) == 3
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(LONG, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [2, pytest.param(LONG, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
 def test_whatever_the_description_allows_is_answered_as_it_says(settings: Settings, examples: int, tmp_path: Path) -> None:
     """Schemathesis makes requests of the description, allowed and not allowed ones; no answer may be undescribed, or a failure of ours."""
@@ -106,5 +106,5 @@ def test_whatever_the_description_allows_is_answered_as_it_says(settings: Settin
                 case.validate_response(response, checks=checks)
 
             ask()
-    assert asked[200] > 5
-    assert asked[422] > 5
+    assert asked[200] > 3
+    assert asked[422] > 3

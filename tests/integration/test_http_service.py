@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -448,10 +449,11 @@ def test_a_slot_is_told_within_a_second_over_both_ways(settings: Settings, lake:
 
     made = made_lake(tmp_path / "lake")
     key = key_for(Lake.from_settings(made), Role.READER)
-    with served(made, tmp_path) as service, service.client(key) as client:
+    with served(made, tmp_path) as service, service.client(key) as client, contextlib.ExitStack() as follow_slots:
         socket_url = service.url.replace("http", "ws") + "/v1/live"
         with client.stream("GET", "/v1/live") as stream, connect(socket_url, additional_headers={"authorization": f"Bearer {key}"}) as told:
             events = sse(stream)
+            graph = follow_slots.enter_context(client.stream("POST", "/v1/graphql", json={"query": "subscription { slots { slot commitment } }"}))
             name, first = next(events)
             assert (name, first["finalized_to"], len(first["slots"])) == ("head", 44, 5)
             assert json.loads(told.recv(WAIT_S))["event"] == "head"
@@ -461,6 +463,7 @@ def test_a_slot_is_told_within_a_second_over_both_ways(settings: Settings, lake:
             name, slot = next(events)
             assert time.monotonic() - began < 5
             assert (name, slot["slot"], slot["commitment"]) == ("slot", 50, "confirmed")
+            assert next(sse(graph)) == ("next", {"data": {"slots": {"slot": 50, "commitment": "confirmed"}}})
             message = json.loads(told.recv(WAIT_S))
             assert (message["event"], message["data"]) == ("slot", slot)
             landing.advance([], removed=[49])

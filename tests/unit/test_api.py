@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import json
 import logging
-import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,21 +127,20 @@ def test_only_so_many_old_files_are_kept(tmp_path: Path) -> None:
     assert len([file for file in tmp_path.iterdir() if not file.name.endswith(".lock")]) == KEPT + 1
 
 
-def write_lines(path: str, writer: int) -> None:
-    audit = AuditLog(Path(path), 4_000)
-    for number in range(100):
-        audit.write({"writer": writer, "number": number})
-    audit.close()
+WRITER = """
+import sys
+from pathlib import Path
+from blyan.api.audit import AuditLog
+audit = AuditLog(Path(sys.argv[1]), 4_000)
+for number in range(100):
+    audit.write({"writer": int(sys.argv[2]), "number": number})
+"""
 
 
 def test_several_processes_write_one_file(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_lines, args=(str(tmp_path / "audit.jsonl"), writer)) for writer in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-        assert writer.exitcode == 0
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "audit.jsonl")]
+    writers = [subprocess.Popen([*command, str(writer)], env={"PYTHONPATH": os.pathsep.join(sys.path)}) for writer in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     lines = [json.loads(line) for file in tmp_path.glob("audit.jsonl*") if not file.name.endswith(".lock") for line in file.read_text().splitlines()]
     assert sorted((line["writer"], line["number"]) for line in lines) == [(writer, number) for writer in range(3) for number in range(100)]
 
@@ -260,5 +261,6 @@ def test_who_comes_back_gets_what_came_since_or_everything(tmp_path: Path, monke
         assert all(event.event == "slot" for event in rest)
         await again.aclose()  # type: ignore[attr-defined]
         assert not hub._clients
+        await hub.close()
 
     asyncio.run(asyncio.wait_for(lived(), 30))
