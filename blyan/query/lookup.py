@@ -38,14 +38,17 @@ FOLDER = "serving/lookup"
 FORMAT = 1
 """Version of a manifest. A reader takes a newer one for none."""
 
-MERGE = 16
-"""Runs of one size class that become one."""
+MERGE = 4
+"""Runs of one size class that become one. Each costs a look-up 0.4 ms, which counts more than a row written a few times more often."""
 
-MERGED_ROWS = 1 << 27
-"""A run of so many rows is merged no further: every merge reads and writes each row again."""
+MERGED_ROWS = 1 << 31
+"""A run of so many rows is merged no further: its file has 20 GB."""
 
 GROUP_ROWS = 4_096
-"""Rows of a row group: what one look reads of a run, in 0.2 ms; the bounds of 10,000 groups are 0.3 MB in memory."""
+"""Rows of a row group, at least: what one look reads of a run, in 0.2 ms."""
+
+GROUPS = 16_384
+"""Row groups of a run, about, at most: their bounds are read when it is opened, and kept."""
 
 OPEN = 256
 """Runs that a process keeps open."""
@@ -173,6 +176,7 @@ def _indexed(lake: Lake, dimension: Dimension, key: str, digest: str, files: Seq
         dimension,
         {key: digest},
         [f"{dimension.table.name}/{file.name}" for file in files],
+        sum(file.rows for file in files),
         f"select distinct md5_number_lower(value) as key, {slot} as slot from (select {dimension.values} as value, {slot} from files) "  # noqa: S608
         "where value is not null order by all",
     )
@@ -181,10 +185,12 @@ def _indexed(lake: Lake, dimension: Dimension, key: str, digest: str, files: Seq
 def _merged(lake: Lake, dimension: Dimension, group: Sequence[Run], digests: Mapping[str, str]) -> Run:
     """One run of several; what is known to be old is not claimed any more."""
     ranges = {key: digest for run in group for key, digest in run.ranges.items() if digests.get(key) == digest}
-    return _write(lake, dimension, ranges, [path_of(dimension, run) for run in group], "select distinct key, slot from files order by all")
+    paths, rows = [path_of(dimension, run) for run in group], sum(run.rows for run in group)
+    return _write(lake, dimension, ranges, paths, rows, "select distinct key, slot from files order by all")
 
 
-def _write(lake: Lake, dimension: Dimension, ranges: dict[str, str], paths: Sequence[str], query: str) -> Run:
+def _write(lake: Lake, dimension: Dimension, ranges: dict[str, str], paths: Sequence[str], about: int, query: str) -> Run:
+    """A run of what a query makes of some files, of `about` so many rows."""
     from blyan.query.files import relation
 
     name = f"{min(ranges)}-{uuid4().hex[:12]}"
@@ -198,7 +204,7 @@ def _write(lake: Lake, dimension: Dimension, ranges: dict[str, str], paths: Sequ
         with lake.store.create(path_of(dimension, run)) as upload:
             with pq.ParquetWriter(upload.stream, SCHEMA, compression="zstd", compression_level=1, use_dictionary=False, store_schema=False) as writer:
                 for batch in reader:
-                    writer.write_batch(batch.cast(SCHEMA), row_group_size=GROUP_ROWS)
+                    writer.write_batch(batch.cast(SCHEMA), row_group_size=max(GROUP_ROWS, about // GROUPS))
                     rows += batch.num_rows
             size = upload.stream.tell()
     return msgspec.structs.replace(run, rows=rows, size=size)
