@@ -32,9 +32,9 @@ $(PARSED): $(STAMP) $(DBT_FILES)
 demo: install
 	$(BIN)/blyan demo
 
-## test: everything but the slow tests
+## test: everything but the slow tests, a file at a time on every core
 test: install
-	$(BIN)/python -m pytest -m "not slow and not cloud"
+	$(BIN)/python -m pytest -m "not slow and not cloud" -n auto --dist loadfile
 
 ## test-slow: the slow tests
 test-slow: install
