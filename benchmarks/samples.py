@@ -23,6 +23,7 @@ from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.sample_checks import check_samples
 from blyan.corpus.samples import write_samples
+from blyan.corpus.splits import SplitRule
 from blyan.lake import Lake
 from blyan.query.engine import connect
 from blyan.schemas import SAMPLES
@@ -30,6 +31,8 @@ from blyan.solana.ingest import land, normalise_range
 from blyan.solana.slots import SlotRange
 
 BLOCKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "solana" / "blocks"
+
+RULE = SplitRule(bytes(32), 0.01, 0.01)
 
 
 def main() -> None:
@@ -74,11 +77,11 @@ def measure(lake: Lake, slots: SlotRange, part: str, per_family: int) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     report: dict[str, object] = {}
     if part == "make":
-        commit, made = write_samples(lake, slots, load_registry(), per_family=per_family)
+        commit, made = write_samples(lake, slots, load_registry(), RULE, per_family=per_family)
         number = commit.rows
         report = {"bytes": commit.bytes, "duplicates": made.duplicates, "families": sum(count > 0 for count in made.families.values())}
     elif part == "check":
-        findings = check_samples(lake, slots)
+        findings = check_samples(lake, slots, RULE)
         number = findings[0].checked
         report = {"passed": all(finding.passed for finding in findings)}
     else:

@@ -520,7 +520,10 @@ def sql(
 @app.command()
 def samples(
     slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Only questions that begin at these slots.")] = None,
-    split: Annotated[Literal["train", "validation", "test"] | None, typer.Option(help="Only those of one split.")] = None,
+    split: Annotated[
+        Literal["train", "validation", "hidden"] | None,
+        typer.Option(help="Only those of one split; `hidden` needs the split key. Unset: all but the hidden ones."),
+    ] = None,
     flagged: Annotated[bool, typer.Option(help="Whether to print samples with odd text, such as memos that read like instructions.")] = True,
 ) -> None:
     """Print instruction-tuning samples as conversations, one JSON object a line."""
@@ -528,14 +531,16 @@ def samples(
 
     from blyan.corpus.chat import chat_lines
     from blyan.corpus.registry import load_registry
+    from blyan.corpus.splits import split_rule
     from blyan.lake import Lake
     from blyan.settings import load_settings
     from blyan.solana.slots import SlotRange
 
     settings = load_settings()
+    rule = split_rule(settings, make=False) if split == "hidden" else None
     registry = load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
     bounds = SlotRange.parse(slots) if slots else None
-    for line in chat_lines(Lake.from_settings(settings), registry, slots=bounds, split=split, flagged=flagged):
+    for line in chat_lines(Lake.from_settings(settings), registry, slots=bounds, split=split, flagged=flagged, rule=rule):
         sys.stdout.write(line + "\n")
 
 

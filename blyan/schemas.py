@@ -553,7 +553,14 @@ SAMPLES = Table(
             "phrasing alone.",
             nullable=False,
         ),
-        _column("split", TEXT, "`train`, `validation` or `test`, by the structural key, so that near-duplicates stay together.", nullable=False),
+        _column(
+            "split",
+            TEXT,
+            "`train`, `validation` or `hidden`, by a keyed hash of the structural key and, of a question about one transaction, of the family "
+            "key of its document; whichever hides it more.",
+            nullable=False,
+        ),
+        _column("split_rule", TEXT, "Fingerprint of the split key and the shares.", nullable=False),
         _column("flags", TEXT_LIST, "What is odd about texts in it that anyone may write, such as `instruction_like`.", nullable=False),
     ),
     ("first_slot", "last_slot", "family", "id"),

@@ -4,6 +4,7 @@ Belongs here: the asset `corpus/samples`. Does not belong here: questions, answe
 """
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import dagster as dg
 from blyan.corpus.questions import load_questions
 from blyan.corpus.registry import load_registry
 from blyan.corpus.sample_checks import CHECKS, Finding, check_samples
-from blyan.corpus.samples import READ, SAMPLER, write_samples
+from blyan.corpus.samples import READ, version, write_samples
+from blyan.corpus.splits import SplitRule, split_rule
+from blyan.errors import SettingError
 from blyan.schemas import SAMPLES
 from blyan.settings import Settings
 from blyan_assets.automation import FOLLOWS_CONTENT
@@ -31,7 +34,7 @@ def samples_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     grid = settings.grid
     partitions = slot_ranges(grid)
     registry = load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
-    code_version = f"{SAMPLER}-{load_questions().digest[:16]}-{registry.digest[:16]}-{settings.corpus_samples_per_family}"
+    code_version = version(load_questions(), registry, _known_rule(settings), per_family=settings.corpus_samples_per_family)
 
     @dg.multi_asset(
         name="samples",
@@ -50,14 +53,15 @@ def samples_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     def samples(context: dg.AssetExecutionContext, lake: LakeResource) -> Any:
         slots, started = grid.range_of(context.partition_key), time.monotonic()
         with failures(context):
-            store = lake.open()
-            commit, made = write_samples(store, slots, registry, per_family=settings.corpus_samples_per_family)
-            checks = [schema_result(store, SAMPLES, slots.key), *map(_result, check_samples(store, slots))]
+            store, rule = lake.open(), split_rule(lake.settings())
+            commit, made = write_samples(store, slots, registry, rule, per_family=settings.corpus_samples_per_family)
+            checks = [schema_result(store, SAMPLES, slots.key), *map(_result, check_samples(store, slots, rule))]
         facts = {
             "seconds": round(time.monotonic() - started, 3),
             "windows": ", ".join(map(str, made.windows)),
             "families": sum(count > 0 for count in made.families.values()),
             "families without samples": ", ".join(sorted(name for name, count in made.families.items() if not count)) or "none",
+            "splits": ", ".join(f"{count} {split}" for split, count in Counter(row["split"] for row in made.rows).most_common()),
             "duplicates left out": made.duplicates,
             "answers of nothing": made.trivial,
             "answers of nothing left out": made.trivial_left_out,
@@ -65,6 +69,14 @@ def samples_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         yield table_result(store, SAMPLES, slots, commit, {SAMPLES.name: checks}, facts)
 
     return [samples]
+
+
+def _known_rule(settings: Settings) -> SplitRule | None:
+    """The rule, by which samples of another one show as out of date. The graph loads without a key, and makes none: a step does, or says what is wrong."""
+    try:
+        return split_rule(settings, make=False)
+    except SettingError:
+        return None
 
 
 def _result(finding: Finding) -> dg.AssetCheckResult:

@@ -14,9 +14,12 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blyan.corpus.registry import Registry
-from blyan.corpus.samples import READ, Split
+from blyan.corpus.samples import READ
+from blyan.corpus.splits import Split, SplitRule, check_rule
+from blyan.errors import PermanentError
 from blyan.lake import Lake
 from blyan.schemas import SAMPLES
 from blyan.solana.slots import SlotRange
@@ -73,24 +76,49 @@ def conversation(sample: dict[str, Any], registry: Registry) -> dict[str, Any]:
     return {"messages": messages, "tools": [TOOL], **about}
 
 
-def chat_lines(lake: Lake, registry: Registry, *, slots: SlotRange | None = None, split: Split | None = None, flagged: bool = True) -> Iterator[str]:
+def chat_lines(
+    lake: Lake,
+    registry: Registry,
+    *,
+    slots: SlotRange | None = None,
+    split: Split | None = None,
+    flagged: bool = True,
+    rule: SplitRule | None = None,
+) -> Iterator[str]:
     """Samples of the lake as lines of JSON, in slot order.
 
     Args:
         lake: holds the samples.
         registry: names of programs and mints, that samples were made with.
         slots: only questions that begin at these slots.
-        split: only those of one split.
+        split: only those of one split; `hidden` is only given to who has the rule. None: all but the hidden ones.
         flagged: whether to give samples with odd text in them, such as memos that read like instructions.
+        rule: the split rule, for `hidden`.
 
     Raises:
         MissingObjectError: the lake has no samples.
+        PermanentError: the split is hidden and the rule is not theirs; or they were split by more than one rule.
     """
     first, last = (slots.first, slots.last) if slots else (None, None)
+    _check_rules(lake, rule, hidden=split == "hidden")
     for batch in lake.read(SAMPLES, first_slot=first, last_slot=last):
         for sample in batch.to_pylist():
-            if split in (None, sample["split"]) and (flagged or not sample["flags"]):
+            wanted = sample["split"] == split if split else sample["split"] != "hidden"
+            if wanted and (flagged or not sample["flags"]):
                 yield msgspec.json.encode(conversation(sample, registry)).decode()
+
+
+def _check_rules(lake: Lake, rule: SplitRule | None, *, hidden: bool) -> None:
+    if hidden and rule is None:
+        raise PermanentError("the hidden split is not given without its key", where="the samples", remedy="give the rule: split_rule(settings)")
+    rules = {value for batch in lake.read(SAMPLES, columns=["split_rule"]) for value in pc.unique(batch["split_rule"]).to_pylist()}
+    if len(rules) > 1:
+        # What one hid, another may have for training.
+        remedy = "materialise corpus/samples again for every range"
+        raise PermanentError(f"they were split by {len(rules)} rules", where="the samples", remedy=remedy)
+    if hidden and rule is not None:
+        for fingerprint in rules:
+            check_rule(rule, fingerprint, where="the samples")
 
 
 def _cited(sample: dict[str, Any]) -> list[str]:

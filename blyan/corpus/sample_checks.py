@@ -3,8 +3,9 @@
 Belongs here: the checks of a range's samples, each with what it found. Does not belong here: making samples
 (`blyan.corpus.samples`), or telling Dagster (`blyan_assets.samples`).
 
-Nothing here trusts what made the samples. SQL is read by DuckDB's own parser and by sqlglot, run on the lake through a fresh connection,
-and its result compared; values are looked for in the prose; citations are looked up.
+Nothing here trusts what made the samples. SQL is read by DuckDB's own parser and by sqlglot, and only what both take for one SELECT over
+tables of the lake is run, on the lake through a fresh connection, and its result compared; values are looked for in the prose;
+citations, and the families of the documents that samples are about, are looked up.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blyan.corpus.questions import canonical, load_questions
-from blyan.corpus.samples import MEMORY_LIMIT, READ, WINDOW_SLOTS, digests_of
+from blyan.corpus.samples import ABOUT_ONE, MEMORY_LIMIT, READ, WINDOW_SLOTS, digests_of, split_of, structural_key
+from blyan.corpus.splits import SplitRule
 from blyan.corpus.untrusted import quote
 from blyan.errors import PermanentError
 from blyan.lake import Lake
@@ -43,6 +45,8 @@ CHECKS = {
     "reexecutes_to_its_answer": "The SQL of samples, run again on the lake through a fresh connection, gives the stored answer.",
     "citations_exist": "What an answer cites is in the tables, and the digests it names are those that stand; no answer cites nothing.",
     "values_are_told": "Every value of an answer is in its words; a sample without SQL says that the tables cannot tell, and no column has what it asks for.",
+    "split_is_by_the_rule": "Every sample is in the split that the rule gives its question or, where that hides it more, the document that it is "
+    "about: no sample for training is about a document that is held out.",
 }
 """What must hold of the samples of a range, all of it blocking."""
 
@@ -70,12 +74,13 @@ class Finding:
                 self.examples.append(f"{sample['family']} {sample['id']}: {wrong}")
 
 
-def check_samples(lake: Lake, slots: SlotRange, *, reexecuted: int = REEXECUTED) -> list[Finding]:
+def check_samples(lake: Lake, slots: SlotRange, rule: SplitRule, *, reexecuted: int = REEXECUTED) -> list[Finding]:
     """Check the stored samples of a range, in the order of `CHECKS`.
 
     Args:
         lake: holds the samples and the tables.
         slots: the range.
+        rule: who is in which split.
         reexecuted: samples whose SQL is run again, at most; `checked` of that finding tells how many.
 
     Raises:
@@ -90,6 +95,7 @@ def check_samples(lake: Lake, slots: SlotRange, *, reexecuted: int = REEXECUTED)
             "reexecutes_to_its_answer": lambda sample: _other_answer(connection, sample),
             "citations_exist": _Cited(connection, samples, digests_of(lake, slots)).missing,
             "values_are_told": _Told().untold,
+            "split_is_by_the_rule": _Splits(connection, samples, rule).other,
         }
         return [_find(name, tests[name], _drawn(samples, reexecuted) if name == "reexecutes_to_its_answer" else samples) for name in CHECKS]
 
@@ -233,6 +239,9 @@ def _is_of(column: exp.Column, alias: str, name: str, tables: int) -> bool:
 def _other_answer(connection: duckdb.DuckDBPyConnection, sample: dict[str, Any]) -> str | None:
     import duckdb
 
+    # What is not one SELECT over tables of the lake may write files, or read others: it is never run.
+    if wrong := _not_one_select(sample):
+        return f"it is not executed: {wrong}"
     try:
         cursor = connection.execute(sample["sql"])
         found = canonical([column[0] for column in cursor.description], cursor.fetchall())
@@ -243,30 +252,41 @@ def _other_answer(connection: duckdb.DuckDBPyConnection, sample: dict[str, Any])
 
 # Citations
 
+_Place = tuple[int, str | None]
+"""A slot, and a signature or None."""
+
+
+def _near(connection: duckdb.DuckDBPyConnection, places: Iterable[_Place]) -> Iterator[str]:
+    """These places a window at a time, in the view `cited`; gives the window as a condition on slots.
+
+    A literal bound for each: joined to all of a large range at once, every row of it would be read.
+    """
+    import pyarrow as pa
+
+    of_window: dict[int, set[_Place]] = defaultdict(set)
+    for slot, signature in places:
+        of_window[slot // WINDOW_SLOTS].add((slot, signature))
+    for window, near in of_window.items():
+        slots, signatures = zip(*near, strict=True)
+        connection.register("cited", pa.table({"slot": pa.array(slots, pa.int64()), "signature": pa.array(signatures, pa.string())}))
+        yield f"between {window * WINDOW_SLOTS} and {(window + 1) * WINDOW_SLOTS - 1}"
+        connection.unregister("cited")
+
 
 class _Cited:
     """What samples cite, looked up at once."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, samples: list[dict[str, Any]], digests: dict[str, str]) -> None:
-        import pyarrow as pa
-
         self._digests = digests
-        self._missing: set[tuple[int, str | None]] = set()
-        near: dict[int, set[tuple[int, str | None]]] = defaultdict(set)
-        for sample in samples:
-            for entry in sample["citations"]:
-                near[entry["block_slot"] // WINDOW_SLOTS].add((entry["block_slot"], entry["tx_signature"]))
-        for window, cited in near.items():
-            # A literal bound for each: joined to all of a large range at once, every row of it would be read.
-            bounds = f"between {window * WINDOW_SLOTS} and {(window + 1) * WINDOW_SLOTS - 1}"
-            slots, signatures = zip(*cited, strict=True)
-            connection.register("cited", pa.table({"slot": pa.array(slots, pa.int64()), "signature": pa.array(signatures, pa.string())}))
-            found = connection.execute(
+        cited = {(entry["block_slot"], entry["tx_signature"]) for sample in samples for entry in sample["citations"]}
+        found: set[_Place] = set()
+        for bounds in _near(connection, cited):
+            rows = connection.execute(
                 f"""select slot, null from solana.completeness where slot {bounds}
                     union all select block_slot, signature from solana.transactions semi join cited using (signature) where block_slot {bounds}"""  # noqa: S608 - numbers
-            ).fetchall()
-            connection.unregister("cited")
-            self._missing |= cited - set(found)
+            )
+            found.update(rows.fetchall())
+        self._missing = cited - found
 
     def missing(self, sample: dict[str, Any]) -> str | None:
         """What is wrong with what a sample cites."""
@@ -281,6 +301,44 @@ class _Cited:
         if sample["sql"] is not None and not (sample["citations"] and sample["sources"] and sample["rests_on"] >= len(sample["citations"])):
             return "it cites nothing"
         return "it cites what it cannot rest on" if sample["sql"] is None and (sample["citations"] or sample["sources"]) else None
+
+
+# Splits
+
+
+class _Splits:
+    """The split of each sample, found out again: from its family, and from the stored document of the transaction that it is about."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, samples: list[dict[str, Any]], rule: SplitRule) -> None:
+        self._rule = rule
+        self._keys = {name: structural_key(name, family) for name, family in load_questions().families.items()}
+        self._family_of: dict[_Place, str] = {}
+        for bounds in _near(connection, filter(None, map(_subject, samples))):
+            rows = connection.execute(
+                "select block_slot, tx_signature, family_key from corpus.documents semi join cited on tx_signature = signature "
+                f"where block_slot {bounds}"  # noqa: S608 - numbers
+            )
+            self._family_of |= {(slot, signature): family for slot, signature, family in rows.fetchall()}
+
+    def other(self, sample: dict[str, Any]) -> str | None:
+        """What is wrong with the split of a sample."""
+        if sample["split_rule"] != self._rule.fingerprint:
+            return "it is of another split rule"
+        if sample["structural_key"] != self._keys.get(sample["family"]):
+            return "it has not the structural key of its family"
+        subject = _subject(sample)
+        if subject is not None and subject not in self._family_of:
+            return f"there is no document of {subject[1]} in slot {subject[0]}"
+        split = split_of(self._rule, sample["structural_key"], *([self._family_of[subject]] if subject else []))
+        return None if sample["split"] == split else f"it is in {sample['split']}, and belongs in {split}"
+
+
+def _subject(sample: dict[str, Any]) -> _Place | None:
+    """The transaction that a sample is about, where that is one."""
+    if sample["scope"] != ABOUT_ONE:
+        return None
+    drawn = {entry["key"]: entry["value"] for entry in sample["parameters"]}
+    return int(drawn["slot"]), drawn["signature"]
 
 
 # Words

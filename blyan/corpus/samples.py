@@ -6,6 +6,11 @@ questions (`blyan.corpus.questions`), whether samples hold (`blyan.corpus.sample
 Questions are about windows of a range: aligned runs of slots, the same few for the same range. The rows of a window are held in
 memory while it is asked about, so the SQL of a sample is first run on nothing but the rows it is about, and later, by the checks,
 on the lake. What is drawn, and how it is phrased, hangs on a hash of the values alone.
+
+The split of a sample is by the same keyed rule as that of documents (`blyan.corpus.splits`): by its structural key and, where it is about
+one transaction, by the family of that transaction's document too, whichever hides it more. So no sample for training is about a document
+that is held out, and none has the SQL of one that is held out. What is about many transactions (sums, counts, lists) may have held-out
+ones among them: it tells figures of the tables, never the text of a document.
 """
 
 from __future__ import annotations
@@ -17,12 +22,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from blyan.corpus.questions import Family, Questions, bind, canonical, load_questions, say, tables_of
 from blyan.corpus.registry import Registry
+from blyan.corpus.splits import SPLITS, Split, SplitRule
 from blyan.corpus.untrusted import flags_of
 from blyan.digest import split_units
 from blyan.errors import PermanentError
@@ -44,7 +50,7 @@ from blyan.solana.slots import SlotRange
 if TYPE_CHECKING:
     import duckdb
 
-SAMPLER = "1"
+SAMPLER = "2"
 """Raise it when the same rows and questions would give other samples."""
 
 WINDOW_SLOTS = 32
@@ -80,6 +86,11 @@ READ = {
 """The columns that questions are about, by table."""
 
 
+ABOUT_ONE = "transaction"
+"""The scope of questions about one transaction, which is the one in `slot` with this `signature`."""
+
+_FAMILY_OF = "select family_key from corpus.documents where block_slot = {slot} and tx_signature = {signature}"
+
 _LOOKED_AT = "select slot as block_slot, null as tx_signature from solana.completeness where slot between {first} and {last}"
 
 _SPANS = ("slots {} to {}", "slots {}-{}", "slots {} through {}")
@@ -101,15 +112,18 @@ class Made:
         return pa.Table.from_pylist(sorted(self.rows, key=lambda row: [row[name] for name in SAMPLES.key]), SAMPLES.arrow_schema())
 
 
-def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_family: int, questions: Questions | None = None) -> tuple[Commit, Made]:
+def write_samples(
+    lake: Lake, slots: SlotRange, registry: Registry, rule: SplitRule, *, per_family: int, questions: Questions | None = None
+) -> tuple[Commit, Made]:
     """Make the samples of a range whose tables and corpus the lake has.
 
-    The same rows, registry and number give the same samples, and a second run commits nothing.
+    The same rows, registry, rule and number give the same samples, and a second run commits nothing.
 
     Args:
         lake: holds the tables of the range, and gets its samples.
         slots: a range of the grid.
         registry: names of programs and mints.
+        rule: who is in which split.
         per_family: samples of one family, at most.
         questions: the families; those of the project by default.
 
@@ -121,19 +135,20 @@ def write_samples(lake: Lake, slots: SlotRange, registry: Registry, *, per_famil
     made = Made(windows=windows_of(slots))
     for number, window in enumerate(made.windows):
         with _window(lake, slots, window) as connection:
-            _Asker(connection, window, questions, registry, digests, made).ask_all(
+            _Asker(connection, window, questions, registry, rule, digests, made).ask_all(
                 {name: _share(per_family, number, len(made.windows)) for name in questions.families}
             )
     with lake.stage(SAMPLES, slots.key) as stage:
         for unit, rows in split_units(SAMPLES, made.table()):
             stage.write(unit, rows)
         staged = stage.close()
-    return lake.commit(SAMPLES, slots.key, [staged], metadata={"blyan.samples": version(questions, registry, per_family=per_family)}), made
+    return lake.commit(SAMPLES, slots.key, [staged], metadata={"blyan.samples": version(questions, registry, rule, per_family=per_family)}), made
 
 
-def version(questions: Questions, registry: Registry, *, per_family: int) -> str:
-    """What samples depend on besides their rows."""
-    return f"sampler {SAMPLER}, questions {questions.digest[:16]}, registry {registry.digest[:16]}, {per_family} of a family"
+def version(questions: Questions, registry: Registry, rule: SplitRule | None, *, per_family: int) -> str:
+    """What samples depend on besides their rows; the rule is None where no key is known yet."""
+    splits = rule.fingerprint[:16] if rule else "not known"
+    return f"sampler {SAMPLER}, questions {questions.digest[:16]}, registry {registry.digest[:16]}, splits {splits}, {per_family} of a family"
 
 
 def windows_of(slots: SlotRange) -> list[SlotRange]:
@@ -193,11 +208,12 @@ class _Asker:
         window: SlotRange,
         questions: Questions,
         registry: Registry,
+        rule: SplitRule,
         digests: dict[str, str],
         made: Made,
     ) -> None:
         self._connection, self._window = connection, window
-        self._questions, self._registry, self._digests = questions, registry, digests
+        self._questions, self._registry, self._rule, self._digests = questions, registry, rule, digests
         self._made = made
         self._asked = {row["question"] for row in made.rows} | {row["sql"] for row in made.rows}
 
@@ -264,6 +280,8 @@ class _Asker:
         odd = {flag for text in texts for flag in flags_of(text)}
         if "{text:verbatim}" in family.answer:
             odd.discard("long_text")  # a document may be long
+        key = structural_key(name, family)
+        of_document = self._run(bind(_FAMILY_OF, about))[1] if family.scope == ABOUT_ONE else []
         sample = {
             "first_slot": first if slot is None or "{first}" in (family.sql or "") else slot,
             "last_slot": last if slot is None or "{first}" in (family.sql or "") else slot,
@@ -279,8 +297,9 @@ class _Asker:
             "citations": citations,
             "rests_on": behind,
             "sources": [{"table": table, "content_sha256": self._digests[table]} for table in tables_of(family.sql or "")],
-            "structural_key": structural_key(name, family),
-            "split": split_of(structural_key(name, family)),
+            "structural_key": key,
+            "split": split_of(self._rule, key, *(family_key for (family_key,) in of_document)),
+            "split_rule": self._rule.fingerprint,
             "flags": sorted(odd),
         }
         return sample, family.sql is not None and all(_is_nothing(value) for row in rows for value in row)
@@ -315,10 +334,6 @@ def structural_key(name: str, family: Family) -> str:
     return hashlib.sha256(json.dumps([name, family.sql or ""]).encode()).hexdigest()[:32]
 
 
-Split = Literal["train", "validation", "test"]
-
-
-def split_of(key: str) -> Split:
-    """The split of all samples of a structural key, by its hash: eight of ten keys train. So a family is tested on that was never trained on."""
-    part = int.from_bytes(hashlib.sha256(f"samples {key}".encode()).digest()[:8]) % 10
-    return "test" if part == 0 else "validation" if part == 1 else "train"
+def split_of(rule: SplitRule, key: str, *families: str) -> Split:
+    """The split of a sample of a structural key that is about documents of these families: of all their splits, the most hidden one."""
+    return SPLITS[max(rule.split_of([key, *families]))]

@@ -31,7 +31,7 @@ Split = Literal["train", "validation", "hidden"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 TRAIN, VALIDATION, HIDDEN = range(len(SPLITS))
-"""Splits by number."""
+"""Splits by number: the more hidden, the greater."""
 
 KEY_BYTES = 32
 
@@ -83,16 +83,20 @@ class SplitRule:
         return np.where(values < self.hidden, HIDDEN, np.where(values < self.hidden + self.validation, VALIDATION, TRAIN)).astype(np.int8)
 
 
-def split_rule(settings: Settings) -> SplitRule:
+def split_rule(settings: Settings, *, make: bool = True) -> SplitRule:
     """The rule of the settings. Where they give no key, it is the one in `BLYAN_SPLIT_KEY_FILE`, which is made once if the lake is a folder.
 
+    Args:
+        settings: the key, or its file, and the shares.
+        make: whether a key may be made; who only reads has no use for a new one.
+
     Raises:
-        SettingError: the key, its file or a share is wrong; or there is no key, and the lake is in a bucket.
+        SettingError: the key, its file or a share is wrong; or there is no key, and none may be made or the lake is in a bucket.
     """
     given = settings.split_key.get_secret_value() if settings.split_key is not None else None
     path = Path(settings.split_key_file)
     try:
-        key = bytes.fromhex(given if given is not None else _kept(path, alone="://" not in settings.lake))
+        key = bytes.fromhex(given if given is not None else _kept(path, make=make and "://" not in settings.lake))
     except ValueError as error:
         where = "BLYAN_SPLIT_KEY" if given is not None else str(path)
         raise SettingError("the key is not hex", where=where, remedy=f"give {2 * KEY_BYTES} hex digits: openssl rand -hex {KEY_BYTES}") from error
@@ -103,18 +107,18 @@ def split_rule(settings: Settings) -> SplitRule:
     return SplitRule(key, settings.split_validation_share, settings.split_hidden_share)
 
 
-def _kept(path: Path, *, alone: bool) -> str:
-    """The key in the file; a random one where there is no file, and the lake is of this machine alone.
+def _kept(path: Path, *, make: bool) -> str:
+    """The key in the file; a random one where there is no file, and one may be made.
 
     Of two processes that make one, both get the one that was first.
     """
     if not path.exists():
-        if not alone:
+        if not make:
             # A pod would make one, train with it, and take it to its grave.
             raise SettingError(
                 f"there is no split key, and no {path}",
                 where="BLYAN_SPLIT_KEY",
-                remedy=f"a lake in a bucket needs one: openssl rand -hex {KEY_BYTES}",
+                remedy=f"give the key that the lake was split with; a new lake in a bucket needs one, too: openssl rand -hex {KEY_BYTES}",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
@@ -138,5 +142,5 @@ def check_rule(rule: SplitRule, fingerprint: str, *, where: str) -> None:
         raise PermanentError(
             f"the split key or the shares are not those of {where} ({rule.fingerprint}, not {fingerprint})",
             where="BLYAN_SPLIT_KEY, BLYAN_SPLIT_VALIDATION_SHARE, BLYAN_SPLIT_HIDDEN_SHARE",
-            remedy="give the key and the shares that it was trained with, or train another tokenizer",
+            remedy="give the key and the shares that it was made with, or make it again",
         )

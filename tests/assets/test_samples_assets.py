@@ -47,7 +47,7 @@ def test_a_range_gets_samples_that_are_checked_and_versioned_by_their_content(ru
 def test_a_check_that_fails_is_told_with_what_is_wrong_and_stops_what_follows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("ingest_range", FIRST).success
     findings = [Finding(name, checked=1, violations=int(name == "citations_exist"), examples=["odd"]) for name in CHECKS]
-    monkeypatch.setattr(samples_module, "check_samples", lambda lake, slots: findings)
+    monkeypatch.setattr(samples_module, "check_samples", lambda lake, slots, rule: findings)
 
     found = evaluations(run("build_corpus", FIRST))
 

@@ -25,6 +25,7 @@ from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.sample_checks import CHECKS, check_samples
 from blyan.corpus.samples import MOST_WINDOWS, READ, WINDOW_SLOTS, windows_of, write_samples
+from blyan.corpus.splits import SPLITS, SplitRule
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.query.engine import connect
@@ -37,6 +38,7 @@ from tests.sample_oracles import ORACLES, Question, Rows
 FIRST, SECOND = SlotRange(0, 37), SlotRange(38, 59)
 REGISTRY = load_registry()
 PER_FAMILY = 3
+RULE = SplitRule(bytes(32), 0.2, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def whole(tmp_path_factory) -> Lake:
         land(lake, source, slots)
         normalise_range(lake, slots, workers=1)
         write_corpus(lake, slots, REGISTRY, vote_share=0.2)
-    write_samples(lake, FIRST, REGISTRY, per_family=PER_FAMILY)
+    write_samples(lake, FIRST, REGISTRY, RULE, per_family=PER_FAMILY)
     return lake
 
 
@@ -73,7 +75,7 @@ def answer_of(connection, sql):
 
 
 def failed_checks(lake, **options):
-    return {finding.name: finding.examples for finding in check_samples(lake, FIRST, **options) if not finding.passed}
+    return {finding.name: finding.examples for finding in check_samples(lake, FIRST, RULE, **options) if not finding.passed}
 
 
 # What is made
@@ -89,11 +91,11 @@ def test_nearly_every_family_is_asked_and_none_too_often(whole):
 
 
 def test_the_same_rows_give_the_same_samples_whatever_files_they_are_in_and_a_second_run_commits_nothing(lake, whole):
-    other, _ = write_samples(lake, SECOND, REGISTRY, per_family=1)
+    other, _ = write_samples(lake, SECOND, REGISTRY, RULE, per_family=1)
     assert other.rows > 80
     for table in READ:
         lake.compact(table)
-    again, made = write_samples(lake, FIRST, REGISTRY, per_family=PER_FAMILY)
+    again, made = write_samples(lake, FIRST, REGISTRY, RULE, per_family=PER_FAMILY)
     assert not again.changed
     assert again.rows == len(made.rows) == len(rows(whole))
     assert again.digest == whole.partitions(SAMPLES)[FIRST.key].digest
@@ -102,7 +104,7 @@ def test_the_same_rows_give_the_same_samples_whatever_files_they_are_in_and_a_se
 def test_samples_are_distinct_and_few_answer_nothing(lake):
     questions = load_questions()
     some = {name: family for name, family in questions.families.items() if family.scope in ("block", "window")}
-    _, made = write_samples(lake, FIRST, REGISTRY, per_family=10, questions=dataclasses.replace(questions, families=some))
+    _, made = write_samples(lake, FIRST, REGISTRY, RULE, per_family=10, questions=dataclasses.replace(questions, families=some))
     questions, queries = ([row[name] for row in made.rows if row[name]] for name in ("question", "sql"))
     assert len(set(questions)) == len(questions)
     assert len(set(queries)) == len(queries)
@@ -117,14 +119,75 @@ def _is_something(row):
     return any(value not in (None, 0, "0", [], "0.00") for value in row)
 
 
-def test_a_phrasing_and_a_split_are_drawn_by_hash(whole):
-    asked, splits = defaultdict(set), defaultdict(set)
+def test_a_phrasing_is_drawn_by_hash(whole):
+    asked = defaultdict(set)
     for row in rows(whole):
         asked[row["family"]].add(row["question"].split()[0])
-        splits[row["structural_key"]].add(row["split"])
     assert sum(len(begins) > 1 for begins in asked.values()) > 50
-    assert all(len(of_key) == 1 for of_key in splits.values())
-    assert {split for of_key in splits.values() for split in of_key} == {"train", "validation", "test"}
+
+
+# Splits
+
+
+def test_a_sample_is_as_hidden_as_its_question_and_as_the_document_it_is_about(whole):
+    """By the rule, asked alone for each of the two."""
+    documents = {row["tx_signature"]: row for row in rows(whole, DOCUMENTS)}
+    moved = Counter()
+    for row in rows(whole):
+        (own,) = RULE.split_of([row["structural_key"]])
+        wanted = [own]
+        if row["scope"] == "transaction":
+            (signature,) = (entry["value"] for entry in row["parameters"] if entry["key"] == "signature")
+            wanted += list(RULE.split_of([documents[signature]["family_key"]]))
+            moved[SPLITS[own], row["split"]] += 1
+        assert SPLITS.index(row["split"]) == max(wanted)
+        assert row["split_rule"] == RULE.fingerprint
+    assert {row["split"] for row in rows(whole)} == set(SPLITS)
+    assert moved["train", "hidden"] > 3
+    assert moved["train", "validation"] > 0
+
+
+def test_no_sample_that_is_given_without_the_key_tells_the_text_of_a_hidden_document(whole):
+    documents = rows(whole, DOCUMENTS)
+    families = RULE.split_of([row["family_key"] for row in documents])
+    # Of one line is, for one, "Vote."; those of two or more lines are told in no other words.
+    hidden = {row["text"] for row, split in zip(documents, families, strict=True) if SPLITS[split] == "hidden" and row["text"].count("\n") > 1}
+    hidden -= {row["text"] for row, split in zip(documents, families, strict=True) if SPLITS[split] != "hidden"}
+    told = ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in chat_lines(whole, REGISTRY)]
+    assert len(hidden) > 10
+    assert not [text for text in hidden if any(text in line for line in told)]
+    with_key = [line for line in chat_lines(whole, REGISTRY, split="hidden", rule=RULE)]
+    assert any(text in message["content"] for text in hidden for line in with_key for message in json.loads(line)["messages"])
+
+
+def test_hidden_samples_are_given_by_name_and_to_the_key_alone(whole):
+    given = [json.loads(line)["split"] for line in chat_lines(whole, REGISTRY)]
+    assert set(given) == {"train", "validation"}
+    for rule in (None, SplitRule(bytes([1]) * 32, 0.2, 0.2), SplitRule(bytes(32), 0.2, 0.1)):
+        with pytest.raises(PermanentError, match="split"):
+            next(chat_lines(whole, REGISTRY, split="hidden", rule=rule))
+    hidden = [json.loads(line) for line in chat_lines(whole, REGISTRY, split="hidden", rule=RULE)]
+    assert {line["split"] for line in hidden} == {"hidden"}
+    assert len(given) + len(hidden) == len(rows(whole))
+
+
+def test_samples_that_two_rules_split_are_not_given(lake):
+    """What one of them hides, the other may have for training."""
+    write_samples(lake, SECOND, REGISTRY, SplitRule(bytes([1]) * 32, 0.2, 0.2), per_family=1)
+    with pytest.raises(PermanentError, match="2 rules"):
+        next(chat_lines(lake, REGISTRY))
+    assert set(failed_checks(lake)) == set()
+    assert [finding.name for finding in check_samples(lake, SECOND, RULE) if not finding.passed] == ["split_is_by_the_rule"]
+
+
+def test_a_document_that_moves_to_another_split_is_noticed(lake):
+    """The check asks the stored documents, not the samples."""
+    (of_family,) = {row["structural_key"] for row in rows(lake) if row["family"] == "transaction_fee"}
+    assert SPLITS[RULE.split_of([of_family])[0]] == "train"
+    other = next(key for number in itertools.count() if SPLITS[RULE.split_of([key := f"{number:032x}"])[0]] == "hidden")
+    put(lake, SAMPLES, [row for row in rows(lake) if row["family"] == "transaction_fee"])
+    put(lake, DOCUMENTS, [{**row, "family_key": other} for row in rows(lake, DOCUMENTS)])
+    assert set(failed_checks(lake)) == {"split_is_by_the_rule"}
 
 
 def test_a_range_without_its_corpus_is_refused_and_leaves_nothing(tmp_path):
@@ -132,7 +195,7 @@ def test_a_range_without_its_corpus_is_refused_and_leaves_nothing(tmp_path):
     land(lake, EmbeddedSource(seed=4, transactions_per_slot=2, horizon_slot=60), SlotRange(0, 3))
     normalise_range(lake, SlotRange(0, 3), workers=1)
     with pytest.raises(MissingObjectError, match="corpus/documents"):
-        write_samples(lake, SlotRange(0, 3), REGISTRY, per_family=1)
+        write_samples(lake, SlotRange(0, 3), REGISTRY, RULE, per_family=1)
     assert not lake.exists(SAMPLES)
 
 
@@ -141,17 +204,17 @@ def test_a_range_of_empty_blocks_is_asked_what_it_can_be(tmp_path):
     land(lake, EmbeddedSource(seed=4, transactions_per_slot=0, horizon_slot=60), slots)
     normalise_range(lake, slots, workers=1)
     write_corpus(lake, slots, REGISTRY, vote_share=0.2)
-    _, made = write_samples(lake, slots, REGISTRY, per_family=3)
+    _, made = write_samples(lake, slots, REGISTRY, RULE, per_family=3)
     assert {"slot_state", "block_identity", "block_transactions", "abstain_future"} <= {row["family"] for row in made.rows}
     assert made.families["transaction_fee"] == made.families["account_fees"] == 0
-    assert [finding.examples for finding in check_samples(lake, slots) if not finding.passed] == []
+    assert [finding.examples for finding in check_samples(lake, slots, RULE) if not finding.passed] == []
 
 
 def test_a_query_that_fails_names_its_family(lake):
     questions = load_questions()
     wrong = msgspec.structs.replace(questions.families["block_fees"], sql="select nothing from solana.blocks where slot = {slot}")
     with pytest.raises(PermanentError, match="family block_fees") as raised:
-        write_samples(lake, FIRST, REGISTRY, per_family=1, questions=dataclasses.replace(questions, families={"block_fees": wrong}))
+        write_samples(lake, FIRST, REGISTRY, RULE, per_family=1, questions=dataclasses.replace(questions, families={"block_fees": wrong}))
     assert "nothing" in str(raised.value)
 
 
@@ -173,7 +236,7 @@ def test_windows_are_few_aligned_and_within(first, size):
 
 
 def test_samples_hold(whole):
-    findings = check_samples(whole, FIRST)
+    findings = check_samples(whole, FIRST, RULE)
     assert [(finding.name, finding.examples) for finding in findings if not finding.passed] == []
     assert [finding.name for finding in findings] == list(CHECKS)
     assert all(finding.checked > 250 for finding in findings)
@@ -218,7 +281,7 @@ def test_answers_do_not_hang_on_the_order_of_rows(whole):
 
 def test_a_share_of_a_large_range_is_executed_again(lake):
     put(lake, SAMPLES, rows(lake)[:40])
-    few = {finding.name: finding.checked for finding in check_samples(lake, FIRST, reexecuted=10)}
+    few = {finding.name: finding.checked for finding in check_samples(lake, FIRST, RULE, reexecuted=10)}
     assert few["reexecutes_to_its_answer"] == 10
     assert few["citations_exist"] == 40
 
@@ -275,6 +338,10 @@ TAMPERED = {
     "no citation": ("citations_exist", {"citations": []}),
     "rows that stand no more": ("citations_exist", {"sources": [{"table": "solana/transactions", "content_sha256": "0" * 64}]}),
     "a value that is not told": ("values_are_told", {"answer_text": "Some transactions."}),
+    "another split": ("split_is_by_the_rule", {"split": "elsewhere"}),
+    "another split rule": ("split_is_by_the_rule", {"split_rule": "0" * 32}),
+    "another structural key": ("split_is_by_the_rule", {"structural_key": "0" * 32}),
+    "no document": ("split_is_by_the_rule", {"scope": "transaction", "parameters": [{"key": "slot", "value": "1"}, {"key": "signature", "value": "1"}]}),
     "an abstention without reason": ("values_are_told", {"sql": None, "answer": None, "answer_text": "No idea.", "citations": [], "sources": []}),
     "an abstention where the tables can tell": (
         "values_are_told",
@@ -292,13 +359,16 @@ def altered(whole, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def complaints(whole, altered):
+def complaints(whole, altered, tmp_path_factory):
     """What each check says of one sample as it is, and of copies of it that are tampered with, all in one range."""
     sample = _first(rows(whole), "window_transactions")
     put(altered, SAMPLES, [sample, *({**sample, "id": what, **change} for what, (_, change) in TAMPERED.items())])
+    empty = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_checks, "EXAMPLES", 1_000)
+        patch.chdir(empty)
         found = failed_checks(altered)
+    assert list(empty.iterdir()) == [], "a check executed what it should have refused"
     return sample["id"], found
 
 
@@ -308,6 +378,13 @@ def test_a_sample_that_does_not_hold_is_noticed(complaints, what):
     untouched, found = complaints
     assert any(f" {what}: " in complaint for complaint in found[check])
     assert not any(untouched in complaint for complaint in found[check])
+
+
+@pytest.mark.parametrize("what", [what for what, (check, _) in TAMPERED.items() if check == "one_read_only_select"])
+def test_what_is_not_one_select_is_never_executed(complaints, what):
+    """It may write files, or read those of the machine: the check of answers parses before it runs anything."""
+    complaint = next(each for each in complaints[1]["reexecutes_to_its_answer"] if f" {what}: " in each)
+    assert "it is not executed: " in complaint
 
 
 def test_an_abstention_from_what_a_column_has_is_noticed(altered, whole, monkeypatch):
@@ -388,7 +465,7 @@ def hostile(whole, tmp_path_factory):
     put(lake, DOCUMENTS, documents)
     questions = load_questions()
     some = {name: family for name, family in questions.families.items() if name in TOUCHED}
-    write_samples(lake, FIRST, REGISTRY, per_family=2 * len(HOSTILE), questions=dataclasses.replace(questions, families=some))
+    write_samples(lake, FIRST, REGISTRY, RULE, per_family=2 * len(HOSTILE), questions=dataclasses.replace(questions, families=some))
     return lake
 
 
@@ -430,7 +507,7 @@ def test_hostile_text_is_quoted_in_prose_and_flagged(hostile):
 
 
 def test_a_conversation_asks_calls_and_cites(whole):
-    samples = {row["id"]: row for row in rows(whole)}
+    samples = {row["id"]: row for row in rows(whole) if row["split"] != "hidden"}
     lines = [json.loads(line) for line in chat_lines(whole, REGISTRY)]
     assert len(lines) == len(samples)
     for line in lines:
@@ -456,14 +533,26 @@ def test_a_name_that_stands_alone_is_told(whole):
     assert f" is {account}." not in conversation({**row, "question": f"How busy is {account}?"}, REGISTRY)["messages"][0]["content"]
 
 
-def test_the_command_prints_the_samples_of_a_split(whole, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_prints_the_samples_of_a_split(whole, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("BLYAN_LAKE", whole.root)
-    every = [row["id"] for row in rows(whole) if row["split"] == "test"]
-    done = CliRunner().invoke(app, ["samples", "--split", "test"])
-    assert done.exit_code == 0, done.output
-    assert [json.loads(line)["id"] for line in done.output.splitlines()] == every
+    monkeypatch.setenv("BLYAN_SPLIT_KEY_FILE", str(tmp_path / "key"))
+
+    def ids(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(app, ["samples", *arguments])
+        assert done.exit_code == 0, done.output
+        return [json.loads(line)["id"] for line in done.output.splitlines()]
+
+    of = {split: [row["id"] for row in rows(whole) if row["split"] == split] for split in SPLITS}
+    assert ids("--split", "validation") == of["validation"]
+    assert ids() == [row["id"] for row in rows(whole) if row["split"] != "hidden"]
+    refused = CliRunner().invoke(app, ["samples", "--split", "hidden"])
+    assert "there is no split key" in str(refused.exception)
+    assert list(tmp_path.iterdir()) == [], "who only reads makes no key"
+    for name, value in (("KEY", RULE.key.hex()), ("VALIDATION_SHARE", "0.2"), ("HIDDEN_SHARE", "0.2")):
+        monkeypatch.setenv(f"BLYAN_SPLIT_{name}", value)
+    assert ids("--split", "hidden") == of["hidden"]
     few = CliRunner().invoke(app, ["samples", "--slots", "32-37", "--no-flagged"])
-    assert {row["id"] for row in rows(whole) if row["first_slot"] >= 32 and not row["flags"]} == {
+    assert {row["id"] for row in rows(whole) if row["first_slot"] >= 32 and not row["flags"] and row["split"] != "hidden"} == {
         json.loads(line)["id"] for line in few.output.splitlines()
     }
 

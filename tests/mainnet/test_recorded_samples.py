@@ -12,10 +12,13 @@ from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.sample_checks import check_samples
 from blyan.corpus.samples import write_samples
+from blyan.corpus.splits import SplitRule
 from blyan.schemas import SAMPLES
 from tests.sample_oracles import ORACLES, Question, Rows
 
 pytestmark = pytest.mark.skipif(not manifest(), reason="the recorded mainnet data is not at ../shared/data")
+
+RULE = SplitRule(bytes(32), 0.1, 0.1)
 
 BLOCKS = ["blocks/110130000-jsonParsed", "blocks/254170887", "blocks/285000037"]
 LITTLE = ["blocks/138802069", "blocks/195545750-jsonParsed-coinbase_chainstorage-internal__utils__fixtures__parser__solana__block_no_preBalances"]
@@ -30,7 +33,7 @@ def sampled(recorded):
         if start not in known:
             one = recorded(start)
             write_corpus(one.lake, one.slots, load_registry(), vote_share=0.05)
-            write_samples(one.lake, one.slots, load_registry(), per_family=per_family)
+            write_samples(one.lake, one.slots, load_registry(), RULE, per_family=per_family)
             known[start] = one
         return known[start]
 
@@ -53,7 +56,7 @@ def test_answers_are_those_of_plain_python_over_the_rows(sampled, start):
 @pytest.mark.parametrize("start", [BLOCKS[1], *LITTLE])
 def test_samples_of_a_recorded_block_hold(sampled, start):
     one = sampled(start)
-    findings = check_samples(one.lake, one.slots)
+    findings = check_samples(one.lake, one.slots, RULE)
     assert [(finding.name, finding.examples) for finding in findings if not finding.passed] == []
     assert all(finding.checked > 15 for finding in findings)
 
@@ -80,8 +83,8 @@ def test_samples_of_every_recorded_file_hold_and_are_those_of_plain_python(recor
     """Blocks and loose transactions, of every age and encoding, however little of them was recorded."""
     one = recorded(file)
     write_corpus(one.lake, one.slots, load_registry(), vote_share=0.05)
-    write_samples(one.lake, one.slots, load_registry(), per_family=2)
-    assert [(finding.name, finding.examples) for finding in check_samples(one.lake, one.slots) if not finding.passed] == []
+    write_samples(one.lake, one.slots, load_registry(), RULE, per_family=2)
+    assert [(finding.name, finding.examples) for finding in check_samples(one.lake, one.slots, RULE) if not finding.passed] == []
     rows = Rows(one.lake, one.slots)
     for sample in one.rows(SAMPLES):
         if sample["sql"] is not None:
