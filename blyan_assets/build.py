@@ -104,8 +104,8 @@ def build_defs(
         sensors=[
             landing_sensor(known),
             invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
-            stale_ranges(ingest_range, normalise_range, render_range),
-            repairs(ingest_range, normalise_range, render_range),
+            stale_ranges([ingest_range, normalise_range, render_range, build_corpus]),
+            repairs([ingest_range, normalise_range, build_corpus]),
             # At every 30 s it was half a minute on average until a sealed range was asked for; a tick over 8,000 ranges takes 0.6 s (measured).
             dg.AutomationConditionSensorDefinition(
                 "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=5

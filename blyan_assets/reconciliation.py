@@ -16,11 +16,11 @@ import msgspec
 
 from blyan.errors import BlyanError
 from blyan.lake import Lake
-from blyan.schemas import RAW_BLOCKS, TEXTS
+from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings
 from blyan.solana.audit import Audit, audit, to_audit
 from blyan.solana.ingest import DERIVED
-from blyan.solana.inventory import DRIFTS, find_drift, take_inventory
+from blyan.solana.inventory import DRIFTS, OF_CORPUS, find_drift, take_inventory
 from blyan.solana.landing import read_head
 from blyan.solana.repair import Plan, plan_repairs, read_plan
 from blyan_assets.automation import DAILY
@@ -81,7 +81,7 @@ def reconciliation(settings: Settings) -> dg.AssetsDefinition:
         ran = _ran(instance, before, number)
         busy = ranges_of(instance, dg.RunsFilter(statuses=IN_FLIGHT))
         # The records first: what they name was committed before it was recorded, so it must be there when the lake is looked at.
-        recorded = {table.name: last_versions(instance, asset_key(table)) for table in (RAW_BLOCKS, *DERIVED, *TEXTS)}
+        recorded = {table.name: last_versions(instance, asset_key(table)) for table in (RAW_BLOCKS, *DERIVED, *OF_CORPUS)}
         reported = last_versions(instance, LANDING)
         with failures(context), ExitStack() as stack:
             store = lake.open()

@@ -8,6 +8,7 @@ The cursor only saves asking again: run keys name the inventory, and Dagster mak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -30,22 +31,24 @@ class Cursor(Struct, frozen=True):
     format: int = FORMAT
 
 
-def due(plan: Plan, number: int, cursor: Cursor) -> dict[str, list[str]]:
-    """The ranges to ask for, by what is to be done; none where the plan was carried out."""
-    return {} if number == cursor.inventory else {"ingest": plan.ingest, "normalise": plan.normalise, "render": plan.render}
+def due(plan: Plan, number: int, cursor: Cursor) -> list[tuple[str, str, list[str]]]:
+    """The ranges to ask for: the job, the range, and the tables where only some of those that the job makes are wanted.
 
-
-def repairs(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
-    """Ask for the repairs of the newest inventory.
-
-    With `ingest` where the source has to give the range again, with `normalise` where the raw blocks do, with `render` where only text
-    is to be made again.
+    With `ingest_range` where the source has to give the range again, with `normalise_range` where the raw blocks do, with `build_corpus`
+    where only the corpus is to be made again. None where the plan was carried out.
     """
-    jobs = {"ingest": ingest, "normalise": normalise, "render": render}
+    if number == cursor.inventory:
+        return []
+    whole = [(job, key, list[str]()) for job, keys in (("ingest_range", plan.ingest), ("normalise_range", plan.normalise)) for key in keys]
+    return whole + [("build_corpus", key, tables) for key, tables in plan.corpus.items()]
+
+
+def repairs(jobs: Iterable[Any]) -> dg.SensorDefinition:
+    """Ask for the repairs of the newest inventory, by these jobs, which are those that `due` names."""
 
     @dg.sensor(
         name="repairs",
-        jobs=list(jobs.values()),
+        jobs=list(jobs),
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Has the ranges made again that solana/inventory decided to repair: a few a day, each once.",
@@ -55,12 +58,16 @@ def repairs(ingest: Any, normalise: Any, render: Any) -> dg.SensorDefinition:
         wanted = due(plan, number, read_cursor(context.cursor, Cursor))
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=repair_key(key, number), partition_key=key, job_name=jobs[what].name)
-                for what, keys in wanted.items()
-                for key in keys
+                dg.RunRequest(
+                    run_key=repair_key(key, number),
+                    partition_key=key,
+                    job_name=job,
+                    asset_selection=[dg.AssetKey(table.split("/")) for table in tables] or None,
+                )
+                for job, key, tables in wanted
             ],
             cursor=msgspec.json.encode(Cursor(number)).decode(),
-            skip_reason=None if any(wanted.values()) else dg.SkipReason("nothing of the newest inventory is left to repair"),
+            skip_reason=None if wanted else dg.SkipReason("nothing of the newest inventory is left to repair"),
         )
 
     return sensor

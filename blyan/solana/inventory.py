@@ -12,21 +12,24 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from blyan.lake import Lake, Partition
-from blyan.schemas import COMPLETENESS, RAW_BLOCKS, TEXTS
+from blyan.schemas import COMPLETENESS, CORPUS, RAW_BLOCKS, TOKENIZER
 from blyan.solana.audit import Audit
 from blyan.solana.ingest import DERIVED
 from blyan.solana.slots import Grid, SlotRange
+
+OF_CORPUS = tuple(table for table in CORPUS if table is not TOKENIZER)
+"""The tables that a range of the corpus has. A tokenizer is of all ranges."""
 
 COMPLETE, PARTIAL, MISSING = "complete", "partial", "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Partitions of every table of a range, by table and key; those of the tables of text apart, which a complete range may lack."""
+    """Partitions of every table of a range, by table and key; those of the corpus apart, which a complete range may lack."""
 
     grid: Grid
     partitions: Mapping[str, Mapping[str, Partition]]
-    text: Mapping[str, Mapping[str, Partition]] = field(default_factory=dict)
+    corpus: Mapping[str, Mapping[str, Partition]] = field(default_factory=dict)
 
     def state_of(self, key: str) -> str:
         """`complete` if every table has the range, `missing` if none has, `partial` between: a run that was cut short."""
@@ -54,8 +57,8 @@ def _run(grid: Grid, state: str, keys: Iterable[str]) -> tuple[str, SlotRange, i
 
 def take_inventory(lake: Lake, grid: Grid) -> Inventory:
     """Read the log of every table."""
-    tables, text = ({table.name: lake.partitions(table) for table in group} for group in ((RAW_BLOCKS, *DERIVED), TEXTS))
-    return Inventory(grid, tables, text)
+    tables, corpus = ({table.name: lake.partitions(table) for table in group} for group in ((RAW_BLOCKS, *DERIVED), OF_CORPUS))
+    return Inventory(grid, tables, corpus)
 
 
 LOST = "recorded, not in the lake"
@@ -65,7 +68,9 @@ UNREPORTED = "sealed in the landing, not recorded so"
 NOT_FOLLOWED = "sealed in the landing, and the lake has other raw blocks or none"
 PARTLY = "in some tables of the lake and not in others"
 OFF_GRID = "in the lake, not on the grid"
-TEXT = "documents or summaries: recorded otherwise than the lake has them"
+CORPUS_DRIFTS = {table.name: f"{table.name}: recorded otherwise than the lake has it" for table in OF_CORPUS}
+"""Where the lake differs from the records about a table of the corpus, by table."""
+
 CHAIN_HAS_MORE = "the chain has a block where the lake has none"
 CHAIN_HAS_LESS = "the lake has a block where the chain has none"
 CHAIN_HAS_ANOTHER = "the lake has another block than the chain"
@@ -73,7 +78,7 @@ CHAIN_HAS_ANOTHER = "the lake has another block than the chain"
 CHAIN_DRIFTS = (CHAIN_HAS_MORE, CHAIN_HAS_LESS, CHAIN_HAS_ANOTHER)
 """Where the lake differs from the chain itself."""
 
-DRIFTS = (LOST, OTHER_CONTENT, UNRECORDED, UNREPORTED, NOT_FOLLOWED, PARTLY, OFF_GRID, TEXT, *CHAIN_DRIFTS)
+DRIFTS = (LOST, OTHER_CONTENT, UNRECORDED, UNREPORTED, NOT_FOLLOWED, PARTLY, OFF_GRID, *CORPUS_DRIFTS.values(), *CHAIN_DRIFTS)
 """Every way in which the accounts may differ."""
 
 
@@ -104,10 +109,10 @@ def find_drift(
         found[LOST] |= known.keys() - held.keys()
         found[UNRECORDED] |= held.keys() - known.keys()
         found[OTHER_CONTENT] |= {key for key in held.keys() & known.keys() if held[key].digest != known[key]}
-    for table, held in inventory.text.items():
+    for table, held in inventory.corpus.items():
         known = recorded.get(table, {})
         stands = {key: partition.digest for key, partition in held.items()}
-        found[TEXT] |= {key for key in known.keys() | stands.keys() if stands.get(key) != known.get(key)}
+        found[CORPUS_DRIFTS[table]] = {key for key in known.keys() | stands.keys() if stands.get(key) != known.get(key)}
     found[UNREPORTED] = {key for key, digest in sealed.items() if reported.get(key) != digest}
     found[NOT_FOLLOWED] = {key for key, digest in sealed.items() if key not in raw or raw[key].digest != digest}
     found[PARTLY] = {key for held in lake.values() for key in held if inventory.state_of(key) == PARTIAL}

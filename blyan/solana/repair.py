@@ -14,16 +14,19 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 from msgspec import Struct
 
-from blyan.schemas import RAW_BLOCKS
-from blyan.solana.inventory import CHAIN_DRIFTS, LOST, OTHER_CONTENT, TEXT, UNRECORDED, Inventory
+from blyan.schemas import RAW_BLOCKS, TEXTS
+from blyan.solana.inventory import CHAIN_DRIFTS, CORPUS_DRIFTS, LOST, OTHER_CONTENT, UNRECORDED, Inventory
 
 REPAIRS = 8
 """Ranges that one inventory has made again at most."""
 
-REPAIRED = (LOST, OTHER_CONTENT, UNRECORDED, TEXT, *CHAIN_DRIFTS)
+OF_TABLES = (LOST, OTHER_CONTENT, UNRECORDED, *CHAIN_DRIFTS)
+"""Drift of the tables that all else is made from."""
+
+REPAIRED = (*OF_TABLES, *CORPUS_DRIFTS.values())
 """Drift that making a range again sets right. The landing's own is for what follows it (`blyan_sensors`), and lists itself."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Plan(Struct, frozen=True):
@@ -32,7 +35,7 @@ class Plan(Struct, frozen=True):
     Attributes:
         ingest: to be read from the source, or the landing, and made again with every table.
         normalise: to be made again from their raw blocks, which agree.
-        render: of which only documents and summaries are to be made again.
+        corpus: of which only these tables of the corpus are to be made again, by range.
         later: over the bound; the next inventory comes to them.
         failed: repaired before, and not seen to agree since.
         unreadable: the source cannot give all of them again.
@@ -43,12 +46,12 @@ class Plan(Struct, frozen=True):
     later: list[str] = []
     failed: list[str] = []
     unreadable: list[str] = []
-    render: list[str] = []
+    corpus: dict[str, list[str]] = {}
     format: int = FORMAT
 
     def asked(self) -> list[str]:
         """The ranges that are made again."""
-        return sorted([*self.ingest, *self.normalise, *self.render])
+        return sorted([*self.ingest, *self.normalise, *self.corpus])
 
 
 def read_plan(value: object) -> Plan:
@@ -86,23 +89,29 @@ def plan_repairs(
         limit: ranges to make again at most.
     """
     known = set(inventory.grid.keys())
-    of_tables = {key for kind in REPAIRED if kind != TEXT for key in drift.get(kind, ())}
+    of_tables = {key for kind in OF_TABLES for key in drift.get(kind, ())}
     drifting = {key for kind in REPAIRED for key in drift.get(kind, ()) if key in known}
-    # Text that drifts after a repair of its tables was not repaired yet.
+    # A corpus that drifts after a repair of its tables was not repaired yet.
     tried = {key for key in (*ran, *before.failed) if key in of_tables or key not in (*before.ingest, *before.normalise)}
     failed = {key for key in (*ran, *before.failed) if (key in drifting and key in tried) or key in busy or unseen(key)}
     raw = inventory.partitions[RAW_BLOCKS.name]
     of_chain = {key for kind in CHAIN_DRIFTS for key in drift.get(kind, ())}
     # What could not be read comes last, so that it does not stand before others for ever.
     waiting = sorted(drifting - failed, key=lambda key: (key in before.unreadable, key))
-    ingest, normalise, render, unreadable = [], [], [], []
+    ingest, normalise, corpus, unreadable = [], [], {}, []
     for key in waiting[:limit]:
         if key not in of_tables:
-            render.append(key)
+            corpus[key] = _together([table for table, kind in CORPUS_DRIFTS.items() if key in drift.get(kind, ())])
         elif key not in of_chain and key in raw and raw[key].digest == recorded.get(key):
             normalise.append(key)
         elif readable(key):
             ingest.append(key)
         else:
             unreadable.append(key)
-    return Plan(ingest, normalise, sorted(waiting[limit:]), sorted(failed), unreadable, render)
+    return Plan(ingest, normalise, sorted(waiting[limit:]), sorted(failed), unreadable, corpus)
+
+
+def _together(tables: list[str]) -> list[str]:
+    """These tables of the corpus, and those that are only made with them."""
+    texts = [table.name for table in TEXTS]
+    return [*texts, *(table for table in tables if table not in texts)] if set(texts) & set(tables) else tables

@@ -18,6 +18,7 @@ from blyan.solana.sources import RawRecord, SlotState, open_source
 from blyan_assets.build import build_defs
 from blyan_assets.checks import asset_key
 from resources.lake import LakeResource
+from tests.assets.conftest import Small
 
 FIRST, SECOND = "000000000000", "000000000004"
 RAW = asset_key(RAW_BLOCKS)
@@ -60,7 +61,7 @@ class Harness:
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.instance = settings, instance
         self.source = Source(settings)
-        self.definitions = build_defs(settings=settings, resources={"source": self.source}, with_marts=False)
+        self.definitions = build_defs(settings=settings, resources={"source": self.source, "embedder": Small()}, with_marts=False)
         self.cursor = None
 
     def tick(self, keys: Set[dg.AssetKey] = RANGE) -> set[tuple[dg.AssetKey, str]]:

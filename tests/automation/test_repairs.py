@@ -12,16 +12,16 @@ from deltalake import DeltaTable
 
 from blyan.errors import SourceUnreachableError
 from blyan.lake import Lake, Partition
-from blyan.schemas import BLOCKS, COMPLETENESS, DOCUMENTS, RANGE_COLUMN, RAW_BLOCKS, Table
+from blyan.schemas import BLOCKS, COMPLETENESS, DOCUMENTS, EMBEDDINGS, RANGE_COLUMN, RAW_BLOCKS, SAMPLES, SUMMARIES, TOKENS, Table
 from blyan.settings import Settings, load_settings
 from blyan.solana.audit import AGAIN, NEWEST, ROTATING, to_audit
 from blyan.solana.inventory import (
     CHAIN_HAS_ANOTHER,
     CHAIN_HAS_LESS,
     CHAIN_HAS_MORE,
+    CORPUS_DRIFTS,
     LOST,
     OTHER_CONTENT,
-    TEXT,
     UNRECORDED,
     Inventory,
 )
@@ -83,11 +83,20 @@ def test_tables_are_made_from_their_raw_blocks_where_those_agree_and_read_again_
     assert plan({CHAIN_HAS_MORE: [A]}, **agree) == Plan(ingest=[A])
 
 
-def test_text_alone_is_rendered_again_and_comes_with_its_tables_where_they_drift_too() -> None:
-    assert plan({TEXT: [A, B], LOST: [B]}) == Plan(ingest=[B], render=[A])
-    assert plan({TEXT: [A]}, before=Plan(render=[A]), ran=[A]) == Plan(failed=[A])
-    assert plan({TEXT: [A]}, before=Plan(ingest=[A]), ran=[A]) == Plan(render=[A])
+TEXT, VECTORS, TOKENS_DRIFT = (CORPUS_DRIFTS[table.name] for table in (SUMMARIES, EMBEDDINGS, TOKENS))
+BOTH = [DOCUMENTS.name, SUMMARIES.name]
+
+
+def test_a_corpus_alone_is_made_again_and_waits_for_its_tables_where_they_drift_too() -> None:
+    assert plan({TEXT: [A, B], LOST: [B]}) == Plan(ingest=[B], corpus={A: BOTH})
+    assert plan({TEXT: [A]}, before=Plan(corpus={A: BOTH}), ran=[A]) == Plan(failed=[A])
+    assert plan({TEXT: [A]}, before=Plan(ingest=[A]), ran=[A]) == Plan(corpus={A: BOTH})
     assert plan({TEXT: [A], LOST: [A]}, before=Plan(ingest=[A]), ran=[A]) == Plan(failed=[A])
+
+
+def test_only_the_tables_of_the_corpus_that_drifted_are_made_again() -> None:
+    assert plan({VECTORS: [A], TOKENS_DRIFT: [A, B]}) == Plan(corpus={A: [EMBEDDINGS.name, TOKENS.name], B: [TOKENS.name]})
+    assert plan({VECTORS: [A], TEXT: [A]}) == Plan(corpus={A: [*BOTH, EMBEDDINGS.name]})
 
 
 def test_no_more_than_the_bound_are_repaired_and_the_others_are_named() -> None:
@@ -133,10 +142,10 @@ def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
 
 
 def test_a_plan_is_carried_out_once() -> None:
-    made = Plan(ingest=[A], normalise=[B], later=[C], render=[KEYS[3]])
+    made = Plan(ingest=[A], normalise=[B], later=[C], corpus={KEYS[3]: BOTH})
 
-    assert repairs.due(made, 5, repairs.Cursor(4)) == {"ingest": [A], "normalise": [B], "render": [KEYS[3]]}
-    assert repairs.due(made, 5, repairs.Cursor(5)) == {}
+    assert repairs.due(made, 5, repairs.Cursor(4)) == [("ingest_range", A, []), ("normalise_range", B, []), ("build_corpus", KEYS[3], BOTH)]
+    assert repairs.due(made, 5, repairs.Cursor(5)) == []
 
 
 # On real records
@@ -173,14 +182,25 @@ class Keeper(Harness):
     def repair(self) -> list[tuple[str | None, str | None, bool]]:
         """Carry out what the sensor asks for: the job, the range, and whether it succeeded."""
         return [
-            (request.job_name, request.partition_key, self.run(request.job_name, request.partition_key, tags={"dagster/run_key": request.run_key}))
+            (
+                request.job_name,
+                request.partition_key,
+                self.run(request.job_name, request.partition_key, list(request.asset_selection or []) or None, tags={"dagster/run_key": request.run_key}),
+            )
             for request in self.requests()
         ]
 
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[Keeper]:
-    settings = load_settings(lake=str(tmp_path / "lake"), horizon_slot=24, slots_per_range=4, embedded_transactions_per_slot=1)
+    settings = load_settings(
+        lake=str(tmp_path / "lake"),
+        split_key_file=str(tmp_path / "key"),
+        horizon_slot=24,
+        slots_per_range=4,
+        embedded_transactions_per_slot=1,
+        corpus_samples_per_family=1,
+    )
     with dg.DagsterInstance.ephemeral() as instance:
         made = Keeper(settings, instance)
         assert made.run("ingest_range", FIRST)
@@ -230,9 +250,27 @@ def test_documents_that_are_lost_or_others_than_recorded_are_rendered_again(keep
     _delete(lake, DOCUMENTS, FIRST)
     lake.write_partition(DOCUMENTS, second, [pa.Table.from_batches(list(lake.read(DOCUMENTS, key=second))).slice(1)])
 
-    assert keeper.inventory()[0][TEXT] == {"ranges": 2, "first": [FIRST, second]}
-    assert keeper.repair() == [("render_range", FIRST, True), ("render_range", second, True)]
+    assert keeper.inventory()[0][CORPUS_DRIFTS[DOCUMENTS.name]] == {"ranges": 2, "first": [FIRST, second]}
+    assert keeper.repair() == [("build_corpus", FIRST, True), ("build_corpus", second, True)]
     assert {key: part.digest for key, part in lake.partitions(DOCUMENTS).items()} == {key: part.digest for key, part in before.items()}
+    assert clean(keeper)
+
+
+def test_embeddings_samples_and_tokens_that_are_lost_or_others_than_recorded_are_made_again_alone(keeper: Keeper) -> None:
+    assert keeper.run("build_corpus", FIRST)
+    assert clean(keeper)
+    lake, rests = keeper.lake, (EMBEDDINGS, SAMPLES, TOKENS)
+    before = {table: lake.partitions(table)[FIRST].digest for table in rests}
+    _delete(lake, EMBEDDINGS, FIRST)
+    _delete(lake, TOKENS, FIRST)
+    lake.write_partition(SAMPLES, FIRST, [pa.Table.from_batches(list(lake.read(SAMPLES, key=FIRST))).slice(1)])
+
+    found = keeper.inventory()[0]
+    assert {table.name for table in rests} == {name for name, kind in CORPUS_DRIFTS.items() if kind in found}
+    (request,) = keeper.requests()
+    assert {key.to_user_string() for key in request.asset_selection or ()} == {table.name for table in rests}
+    assert keeper.run("build_corpus", FIRST, list(request.asset_selection or ()), tags={"dagster/run_key": request.run_key or ""})
+    assert {table: lake.partitions(table)[FIRST].digest for table in rests} == before
     assert clean(keeper)
 
 

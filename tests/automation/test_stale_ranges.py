@@ -9,22 +9,35 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from blyan.schemas import COMPLETENESS
+from blyan.schemas import COMPLETENESS, DOCUMENTS, EMBEDDINGS, SAMPLES, TOKENIZER, TOKENS, TRANSACTIONS
 from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import RawRecord
-from blyan_assets.checks import LANDING
+from blyan_assets.checks import LANDING, asset_key
 from blyan_sensors import stale_ranges
-from blyan_sensors.stale_ranges import FROM_LANDING, FROM_RAW, FROM_TABLES, TRIES, Request, sort_out, stale
+from blyan_sensors.cursors import read_cursor
+from blyan_sensors.stale_ranges import FORMAT, LINKS, OVERLAP, TRIES, Cursor, Request, sort_out, stale, to_examine
 from resources.lake import LakeResource
 from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source, every_table_of
 from tests.automation.test_landing_followed import tick
 from tests.landed import land_slots
 
 
+TABLE, TEXT, FEES = asset_key(COMPLETENESS), asset_key(DOCUMENTS), asset_key(TRANSACTIONS)
+UPSTREAM = {LANDING: set(), RAW: {LANDING}, TABLE: {RAW, LANDING}, TEXT: {FEES, TABLE, RAW, LANDING}}
+UPSTREAM |= {asset_key(table): UPSTREAM[TEXT] | {TEXT} for table in (EMBEDDINGS, SAMPLES, TOKENS)}
+
+
 @pytest.fixture
 def harness(tmp_path: Path) -> Iterator[Harness]:
-    settings = load_settings(lake=str(tmp_path / "lake"), horizon_slot=12, slots_per_range=4, embedded_transactions_per_slot=2)
+    settings = load_settings(
+        lake=str(tmp_path / "lake"),
+        split_key_file=str(tmp_path / "key"),
+        horizon_slot=12,
+        slots_per_range=4,
+        embedded_transactions_per_slot=2,
+        corpus_samples_per_family=1,
+    )
     with dg.DagsterInstance.ephemeral() as instance:
         yield Harness(settings, instance)
 
@@ -34,16 +47,53 @@ def test_a_range_is_stale_where_it_was_made_from_another_version_or_not_at_all()
 
 
 def test_what_is_in_flight_is_left_alone_and_what_failed_twice_is_listed() -> None:
-    wanted = [Request(key, FROM_RAW, RAW, "1", failed) for key, failed in (("c", TRIES), ("b", 0), ("a", TRIES - 1))]
+    wanted = [Request(key, TABLE, RAW, "1", failed) for key, failed in (("c", TRIES), ("b", 0), ("a", TRIES - 1))]
 
-    assert sort_out(wanted, in_flight={"b"}) == ([wanted[2]], [wanted[0]])
+    assert sort_out(wanted, in_flight={"b"}, upstream=UPSTREAM.__getitem__) == ([wanted[2]], [wanted[0]])
 
 
-def test_a_range_whose_raw_blocks_are_stale_too_is_asked_for_as_a_whole() -> None:
-    text, tables, whole = Request("a", FROM_TABLES, TRANSACTIONS, "3"), Request("a", FROM_RAW, RAW, "1"), Request("a", FROM_LANDING, LANDING, "2")
+def test_what_hangs_on_a_stale_asset_waits_for_it_and_what_does_not_is_asked_for_beside_it() -> None:
+    whole, tables = Request("a", RAW, LANDING, "2"), Request("a", TABLE, RAW, "1")
+    text, vectors, tokens = (Request("a", asset_key(table), parent, "3") for table, parent in ((DOCUMENTS, TABLE), (EMBEDDINGS, TEXT), (TOKENS, TEXT)))
 
-    assert sort_out([text, tables, whole], in_flight=()) == ([whole], [])
-    assert sort_out([text, tables], in_flight=()) == ([tables], [])
+    def asked(*wanted: Request) -> tuple[list[Request], list[Request]]:
+        return sort_out(wanted, in_flight=(), upstream=UPSTREAM.__getitem__)
+
+    assert asked(tokens, vectors, text, tables, whole) == ([whole], [])
+    assert asked(vectors, text, tables) == ([tables], [])
+    assert asked(vectors, tokens) == ([vectors, tokens], [])
+    failed = vectors._replace(failed=TRIES)
+    assert asked(failed, tokens) == ([tokens], [failed]), "one that fails holds up only what hangs on it"
+    assert asked(vectors, text._replace(failed=TRIES)) == ([], [text._replace(failed=TRIES)])
+    assert asked(vectors, vectors._replace(version="4")) == ([vectors], [])
+
+
+def test_each_event_is_looked_at_once_and_what_was_stale_again() -> None:
+    far = OVERLAP + 100
+
+    def look(examined: int = -1, stale: tuple[str, ...] = (), limit: int = 10) -> tuple[list[str], int]:
+        return to_examine({"a": 5, "b": far + 2}, [{"a": 1, "b": far, "c": far + 1, "d": 7}, {"a": 2, "b": 3, "c": 4}], examined=examined, stale=stale, limit=limit)
+
+    assert look() == (["a", "c", "b"], far + 2), "what lacks a parent cannot be made"
+    assert look(limit=2) == (["a", "c"], far + 1)
+    assert look(examined=far + 1) == (["c", "b"], far + 2), "the last events are looked at once more"
+    assert look(examined=far + 1, stale=("a", "d", "gone")) == (["a", "c", "b"], far + 2)
+    assert look(examined=2 * far) == ([], 2 * far)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", '{"examined": 5}', f'{{"format": {FORMAT + 1}}}'])
+def test_a_cursor_that_cannot_be_used_is_an_empty_one(text: str | None) -> None:
+    assert read_cursor(text, Cursor) == Cursor()
+
+
+def test_every_range_of_the_graph_that_is_made_of_others_is_found(harness: Harness) -> None:
+    """What has ranges and parents has a link, or is made by the step of one that has."""
+    graph = harness.definitions.resolve_asset_graph()
+    followed = {key for key in graph.materializable_asset_keys if graph.get(key).is_partitioned and graph.get(key).parent_keys}
+    linked = {key for link in LINKS for key in graph.get(link.child).execution_set_asset_keys | {link.child}}
+    assert followed == linked
+    for link in LINKS:
+        assert link.child in harness.definitions.get_repository_def().get_job(link.job).asset_layer.selected_asset_keys
 
 
 @pytest.fixture
@@ -52,17 +102,14 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stale_ranges, "AFTER_S", 0)
 
 
-TRANSACTIONS = dg.AssetKey(["solana", "transactions"])
-
-
 def requests(harness: Harness) -> list[tuple[str | None, str | None]]:
     """Of raw blocks and tables; those of the corpus: `test_corpus_followed`."""
     return [(request.partition_key, request.run_key) for request in evaluated(harness).run_requests if request.job_name != "render_range"]
 
 
-def evaluated(harness: Harness) -> dg.SensorExecutionData:
+def evaluated(harness: Harness, cursor: str | None = None) -> dg.SensorExecutionData:
     sensor = harness.definitions.resolve_sensor_def("stale_ranges")
-    context = dg.build_sensor_context(instance=harness.instance, repository_def=harness.definitions.get_repository_def())
+    context = dg.build_sensor_context(instance=harness.instance, repository_def=harness.definitions.get_repository_def(), cursor=cursor)
     return sensor.evaluate_tick(context)
 
 
@@ -127,7 +174,7 @@ def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_it
     assert harness.run("ingest_range", FIRST, [RAW])
 
     assert follow(harness) == 2
-    assert evaluated(harness).skip_message == f"failed twice and not asked for again: {FIRST}"
+    assert evaluated(harness).skip_message == f"failed twice and not asked for again: {FIRST} solana/completeness"
 
     harness.source.unknown = set()
     assert harness.run("ingest_range", FIRST, [RAW])
@@ -138,6 +185,8 @@ def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_it
     assert harness.run("normalise_range", FIRST)
     assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
     assert harness.run("render_range", FIRST)
+    assert {request.job_name for request in evaluated(harness).run_requests} == {"build_corpus"}
+    assert harness.run("build_corpus", FIRST, [asset_key(table) for table in (EMBEDDINGS, SAMPLES, TOKENIZER, TOKENS)])
     assert evaluated(harness).skip_message == "every range was made from what stands"
 
 
@@ -167,4 +216,5 @@ def test_rows_that_break_a_blocking_check_are_made_once_and_stand_as_failed(harn
     assert not harness.run("ingest_range", FIRST)
     # Made from what stands: another run would make the same rows, so there is none but that of the text, which says nothing of rewards.
     assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
-    assert follow(harness) == 1
+    # After the text its vectors, and no samples, which ask about rewards too.
+    assert follow(harness) == 2
