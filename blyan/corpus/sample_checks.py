@@ -315,8 +315,8 @@ class _Splits:
         self._family_of: dict[_Place, str] = {}
         for bounds in _near(connection, filter(None, map(_subject, samples))):
             rows = connection.execute(
-                "select block_slot, tx_signature, family_key from corpus.documents semi join cited on tx_signature = signature "
-                f"where block_slot {bounds}"  # noqa: S608 - numbers
+                f"""select block_slot, tx_signature, family_key from corpus.documents semi join cited on tx_signature = signature
+                    where block_slot {bounds}"""  # noqa: S608 - numbers
             )
             self._family_of |= {(slot, signature): family for slot, signature, family in rows.fetchall()}
 

@@ -336,4 +336,4 @@ def structural_key(name: str, family: Family) -> str:
 
 def split_of(rule: SplitRule, key: str, *families: str) -> Split:
     """The split of a sample of a structural key that is about documents of these families: of all their splits, the most hidden one."""
-    return SPLITS[max(rule.split_of([key, *families]))]
+    return SPLITS[int(rule.split_of([key, *families]).max())]

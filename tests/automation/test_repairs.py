@@ -185,7 +185,9 @@ class Keeper(Harness):
             (
                 request.job_name,
                 request.partition_key,
-                self.run(request.job_name, request.partition_key, list(request.asset_selection or []) or None, tags={"dagster/run_key": request.run_key}),
+                self.run(
+                    request.job_name, request.partition_key, list(request.asset_selection or []) or None, tags={"dagster/run_key": request.run_key}
+                ),
             )
             for request in self.requests()
         ]

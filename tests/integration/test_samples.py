@@ -156,7 +156,7 @@ def test_no_sample_that_is_given_without_the_key_tells_the_text_of_a_hidden_docu
     told = ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in chat_lines(whole, REGISTRY)]
     assert len(hidden) > 10
     assert not [text for text in hidden if any(text in line for line in told)]
-    with_key = [line for line in chat_lines(whole, REGISTRY, split="hidden", rule=RULE)]
+    with_key = list(chat_lines(whole, REGISTRY, split="hidden", rule=RULE))
     assert any(text in message["content"] for text in hidden for line in with_key for message in json.loads(line)["messages"])
 
 
@@ -341,7 +341,10 @@ TAMPERED = {
     "another split": ("split_is_by_the_rule", {"split": "elsewhere"}),
     "another split rule": ("split_is_by_the_rule", {"split_rule": "0" * 32}),
     "another structural key": ("split_is_by_the_rule", {"structural_key": "0" * 32}),
-    "no document": ("split_is_by_the_rule", {"scope": "transaction", "parameters": [{"key": "slot", "value": "1"}, {"key": "signature", "value": "1"}]}),
+    "no document": (
+        "split_is_by_the_rule",
+        {"scope": "transaction", "parameters": [{"key": "slot", "value": "1"}, {"key": "signature", "value": "1"}]},
+    ),
     "an abstention without reason": ("values_are_told", {"sql": None, "answer": None, "answer_text": "No idea.", "citations": [], "sources": []}),
     "an abstention where the tables can tell": (
         "values_are_told",

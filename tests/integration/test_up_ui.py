@@ -27,6 +27,9 @@ __all__ = ["page", "screenshots"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 WAIT_S = 180.0
 
+FOLLOWING = (*schemas.TEXTS, schemas.EMBEDDINGS, schemas.SAMPLES)
+"""What follows the tables by itself. Tokens wait until somebody trains a tokenizer."""
+
 
 def free_port() -> int:
     with closing(socket()) as probe:
@@ -82,7 +85,7 @@ def test_slots_arrive_ranges_seal_and_the_graph_fills_by_itself(
     # Nobody asks for anything: the sensor reports, automation requests, the daemon runs, and the follower lets go.
     until("the lake takes a range over", lambda: "000000000000" not in (read_head(lake) or pytest.fail("no head")).range_keys(), process)
     assert all("000000000000" in lake.partitions(table) for table in LANDED)
-    until("the range is told as text and embedded", lambda: all("000000000000" in lake.partitions(table) for table in schemas.CORPUS), process)
+    until("the range is told as text and embedded", lambda: all("000000000000" in lake.partitions(table) for table in FOLLOWING), process)
     look(page, f"{address}/assets/solana/landing", ["External Asset", "slots", "segments"], screenshots / "landing.png")
     look(page, f"{address}/runs", ["Success", "automation", "33 checks"], screenshots / "runs.png")
     with engine.connect(lake, tables=[schemas.COMPLETENESS]) as connection:
