@@ -149,7 +149,8 @@ def corpus(
     everything: Annotated[
         bool,
         typer.Option(
-            "--all", help="Then also what is made of texts: embeddings, questions with answers, tokens. A tokenizer is trained where there is none."
+            "--all",
+            help="Then also what is made of texts: embeddings, the search index, questions with answers, tokens. A tokenizer is trained where there is none.",
         ),
     ] = False,
 ) -> None:

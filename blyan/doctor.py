@@ -31,7 +31,7 @@ EMBEDDERS = {
 }
 """What each embedder needs."""
 
-NEEDED = {"samples": ("sqlglot",), "tokenizer": ("tokenizers",)}
+NEEDED = {"samples": ("sqlglot",), "tokenizer": ("tokenizers",), "search index": ("lancedb", "pylance")}
 """What other parts of the corpus need."""
 
 SECRET_SETTINGS = ("delta_options", "file_options")

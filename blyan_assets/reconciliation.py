@@ -8,23 +8,25 @@ repairs (`blyan_sensors.repairs`).
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import dagster as dg
 import msgspec
 
+from blyan.corpus.search_index import ranges_held
 from blyan.errors import BlyanError
 from blyan.lake import Lake
 from blyan.schemas import RAW_BLOCKS
 from blyan.settings import Settings
 from blyan.solana.audit import Audit, audit, to_audit
 from blyan.solana.ingest import DERIVED
-from blyan.solana.inventory import DRIFTS, OF_CORPUS, find_drift, take_inventory
+from blyan.solana.inventory import DRIFTS, OF_CORPUS, SEARCH_INDEX, find_drift, take_inventory
 from blyan.solana.landing import read_head
 from blyan.solana.repair import Plan, plan_repairs, read_plan
 from blyan_assets.automation import DAILY
-from blyan_assets.checks import LANDING, asset_key
+from blyan_assets.checks import LANDING
 from blyan_assets.failures import failures
 from blyan_sensors.top_up import IN_FLIGHT, ranges_of
 from blyan_sensors.versions import RUN_KEY, last_versions
@@ -81,12 +83,16 @@ def reconciliation(settings: Settings) -> dg.AssetsDefinition:
         ran = _ran(instance, before, number)
         busy = ranges_of(instance, dg.RunsFilter(statuses=IN_FLIGHT))
         # The records first: what they name was committed before it was recorded, so it must be there when the lake is looked at.
-        recorded = {table.name: last_versions(instance, asset_key(table)) for table in (RAW_BLOCKS, *DERIVED, *OF_CORPUS)}
+        names = [*(table.name for table in (RAW_BLOCKS, *DERIVED, *OF_CORPUS)), SEARCH_INDEX]
+        recorded = {name: last_versions(instance, dg.AssetKey(name.split("/"))) for name in names}
         reported = last_versions(instance, LANDING)
         with failures(context), ExitStack() as stack:
             store = lake.open()
             head = read_head(store)
             held = take_inventory(store, settings.grid)
+            indexed, index_error = _indexed(store)
+            if indexed is not None:
+                held = replace(held, corpus={**held.corpus, SEARCH_INDEX: indexed})
             sealed = {landed.key: landed.digest for landed in head.ranges if landed.digest is not None} if head else {}
             chain = None if settings.source in BILLED else Chain(store, settings, source, stack)
             wanted = to_audit(held.complete(), [*before.asked(), *before.failed], day=int(time.time() // DAY_S))
@@ -103,7 +109,7 @@ def reconciliation(settings: Settings) -> dg.AssetsDefinition:
                 readable=lambda key: key in sealed or (chain is not None and chain.readable(key)),
             )
         total = sum(map(len, drift.values()))
-        error = chain.error if chain else ""
+        error = "; ".join(filter(None, [chain.error if chain else "", index_error]))
         return dg.MaterializeResult(
             metadata={
                 "complete ranges": len(held.complete()),
@@ -111,7 +117,7 @@ def reconciliation(settings: Settings) -> dg.AssetsDefinition:
                 "ranges being made": len(busy),
                 "ranges compared with the chain": len(audits),
                 **({"slots that the source no longer tells": untold} if (untold := sum(each.untold for each in audits.values())) else {}),
-                "the chain": error or ("compared" if chain else f"not asked: {settings.source} is billed by the look"),
+                "the chain": (chain.error if chain else "") or ("compared" if chain else f"not asked: {settings.source} is billed by the look"),
                 "drift": total,
                 **{kind: dg.MetadataValue.json({"ranges": len(drift[kind]), "first": drift[kind][:LISTED]}) for kind in DRIFTS if drift[kind]},
                 REPAIRS: dg.MetadataValue.json(msgspec.to_builtins(plan)),
@@ -128,6 +134,14 @@ def reconciliation(settings: Settings) -> dg.AssetsDefinition:
         )
 
     return inventory
+
+
+def _indexed(lake: Lake) -> tuple[dict[str, str] | None, str]:
+    """What the search index has; None where it cannot be compared, and why if that is an error."""
+    try:
+        return ranges_held(lake), ""
+    except BlyanError as error:
+        return None, f"the search index was not compared: {error}"
 
 
 class Chain:

@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from blyan.schemas import COMPLETENESS, DOCUMENTS, EMBEDDINGS, RAW_BLOCKS, SAMPLES, TOKENS
 from blyan_assets.checks import asset_key
+from blyan_assets.search import SEARCH_INDEX
 from blyan_sensors.cursors import read_cursor
 from blyan_sensors.top_up import IN_FLIGHT, PARTITION_TAG, ranges_of
 from blyan_sensors.versions import DATA_VERSION, as_used, last_events, last_record, last_versions, records_of, tag_of, version_used
@@ -80,7 +81,7 @@ LINKS = (
     # Each of these two stands for all that its step makes.
     Link(asset_key(COMPLETENESS), "normalise_range"),
     Link(asset_key(DOCUMENTS), "render_range", at_once=AT_ONCE),
-    *(Link(key, "build_corpus", alone=True, at_once=AT_ONCE) for key in map(asset_key, (EMBEDDINGS, SAMPLES, TOKENS))),
+    *(Link(key, "build_corpus", alone=True, at_once=AT_ONCE) for key in (*map(asset_key, (EMBEDDINGS, SAMPLES, TOKENS)), SEARCH_INDEX)),
 )
 """Every link, what comes first before what hangs on it."""
 

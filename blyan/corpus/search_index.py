@@ -228,6 +228,18 @@ def read_pointer(lake: Lake) -> Pointer:
         raise PermanentError(f"it does not say which search index is used: {error}", where=lake.store.uri(POINTER), remedy=remedy) from error
 
 
+def ranges_held(lake: Lake) -> dict[str, str] | None:
+    """What each range of the index was made from, by key, which is its version; None while another index is being made, or of another version.
+
+    Raises:
+        PermanentError: the index is damaged.
+    """
+    pointer = read_pointer(lake)
+    if pointer.next is not None or (pointer.current is not None and pointer.current.version != VERSION):
+        return None
+    return {key: record.made_from for key, record in open_index(lake).records.items()} if pointer.current is not None else {}
+
+
 # Writing
 
 

@@ -25,11 +25,11 @@ COMPLETE, PARTIAL, MISSING = "complete", "partial", "missing"
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Partitions of every table of a range, by table and key; those of the corpus apart, which a complete range may lack."""
+    """Partitions of every table of a range, by table and key; of the corpus, which a complete range may lack, the digests."""
 
     grid: Grid
     partitions: Mapping[str, Mapping[str, Partition]]
-    corpus: Mapping[str, Mapping[str, Partition]] = field(default_factory=dict)
+    corpus: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def state_of(self, key: str) -> str:
         """`complete` if every table has the range, `missing` if none has, `partial` between: a run that was cut short."""
@@ -57,7 +57,8 @@ def _run(grid: Grid, state: str, keys: Iterable[str]) -> tuple[str, SlotRange, i
 
 def take_inventory(lake: Lake, grid: Grid) -> Inventory:
     """Read the log of every table."""
-    tables, corpus = ({table.name: lake.partitions(table) for table in group} for group in ((RAW_BLOCKS, *DERIVED), OF_CORPUS))
+    tables = {table.name: lake.partitions(table) for table in (RAW_BLOCKS, *DERIVED)}
+    corpus = {table.name: {key: partition.digest for key, partition in lake.partitions(table).items()} for table in OF_CORPUS}
     return Inventory(grid, tables, corpus)
 
 
@@ -68,8 +69,10 @@ UNREPORTED = "sealed in the landing, not recorded so"
 NOT_FOLLOWED = "sealed in the landing, and the lake has other raw blocks or none"
 PARTLY = "in some tables of the lake and not in others"
 OFF_GRID = "in the lake, not on the grid"
-CORPUS_DRIFTS = {table.name: f"{table.name}: recorded otherwise than the lake has it" for table in OF_CORPUS}
-"""Where the lake differs from the records about a table of the corpus, by table."""
+SEARCH_INDEX = "corpus/search_index"
+
+CORPUS_DRIFTS = {name: f"{name}: recorded otherwise than the lake has it" for name in (*(table.name for table in OF_CORPUS), SEARCH_INDEX)}
+"""Where the lake differs from the records about a table of the corpus, or the search index, by name."""
 
 CHAIN_HAS_MORE = "the chain has a block where the lake has none"
 CHAIN_HAS_LESS = "the lake has a block where the chain has none"
@@ -109,9 +112,8 @@ def find_drift(
         found[LOST] |= known.keys() - held.keys()
         found[UNRECORDED] |= held.keys() - known.keys()
         found[OTHER_CONTENT] |= {key for key in held.keys() & known.keys() if held[key].digest != known[key]}
-    for table, held in inventory.corpus.items():
+    for table, stands in inventory.corpus.items():
         known = recorded.get(table, {})
-        stands = {key: partition.digest for key, partition in held.items()}
         found[CORPUS_DRIFTS[table]] = {key for key in known.keys() | stands.keys() if stands.get(key) != known.get(key)}
     found[UNREPORTED] = {key for key, digest in sealed.items() if reported.get(key) != digest}
     found[NOT_FOLLOWED] = {key for key, digest in sealed.items() if key not in raw or raw[key].digest != digest}

@@ -1,4 +1,4 @@
-"""Embeddings, samples and tokens of a range that automation lost are found, asked for, and given up after two runs that failed."""
+"""Embeddings, samples, tokens and the search index of a range that automation lost are found, asked for, and given up after two runs that failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.automation.test_conditions import FIRST, SECOND, Harness
 from tests.automation.test_stale_ranges import evaluated
 from tests.unit.test_embedding_cache import Hashed
 
-LEAVES = (EMBEDDINGS, SAMPLES, TOKENS)
+INDEX = "corpus/search_index"
 TOKENIZER_KEY = asset_key(TOKENIZER)
 
 
@@ -81,6 +81,8 @@ def test_what_follows_texts_is_found_and_tokens_wait_for_a_tokenizer(harness: Ha
     both = [FIRST, SECOND]
     assert asked(harness) == {EMBEDDINGS.name: both, SAMPLES.name: both}
     assert all(carry_out(harness))
+    assert asked(harness) == {INDEX: both}, "after the vectors"
+    assert all(carry_out(harness))
     assert asked(harness) == {}
     assert harness.run("build_corpus", FIRST, [TOKENIZER_KEY])
     assert asked(harness) == {TOKENS.name: both}
@@ -103,7 +105,7 @@ def test_what_follows_texts_is_found_and_tokens_wait_for_a_tokenizer(harness: Ha
 
 def test_what_changed_while_it_was_used_is_found_by_the_cursor_too(harness: Harness) -> None:
     """A change is lost to automation where what is made from it ends after it, and began before."""
-    assert all(carry_out(harness))
+    assert all(carry_out(harness) + carry_out(harness))
     cursor = evaluated(harness).cursor
     assert asked(harness, cursor) == {}
     report(harness, asset_key(DOCUMENTS), "other documents", FIRST)
@@ -131,7 +133,7 @@ def test_embeddings_that_cannot_be_made_have_two_runs_and_hold_up_nothing_else(h
     assert asked(harness) == {EMBEDDINGS.name: [FIRST], SAMPLES.name: [FIRST]}, "a change is another try"
     harness.definitions = good
     assert all(carry_out(harness))
-    assert asked(harness) == {}
+    assert asked(harness) == {INDEX: [FIRST]}
 
 
 def test_nothing_is_made_of_texts_that_broke_a_blocking_check(harness: Harness) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from blyan.corpus.search_index import POINTER, ranges_held
 from blyan.errors import SourceUnreachableError
 from blyan.lake import Lake, Partition
 from blyan.schemas import BLOCKS, COMPLETENESS, DOCUMENTS, EMBEDDINGS, RANGE_COLUMN, RAW_BLOCKS, SAMPLES, SUMMARIES, TOKENS, Table
@@ -22,6 +23,7 @@ from blyan.solana.inventory import (
     CORPUS_DRIFTS,
     LOST,
     OTHER_CONTENT,
+    SEARCH_INDEX,
     UNRECORDED,
     Inventory,
 )
@@ -258,22 +260,35 @@ def test_documents_that_are_lost_or_others_than_recorded_are_rendered_again(keep
     assert clean(keeper)
 
 
-def test_embeddings_samples_and_tokens_that_are_lost_or_others_than_recorded_are_made_again_alone(keeper: Keeper) -> None:
+def test_what_is_made_of_texts_and_is_lost_or_other_than_recorded_is_made_again_alone(keeper: Keeper) -> None:
     assert keeper.run("build_corpus", FIRST)
     assert clean(keeper)
     lake, rests = keeper.lake, (EMBEDDINGS, SAMPLES, TOKENS)
     before = {table: lake.partitions(table)[FIRST].digest for table in rests}
     _delete(lake, EMBEDDINGS, FIRST)
     _delete(lake, TOKENS, FIRST)
+    lake.store.delete([POINTER])
     lake.write_partition(SAMPLES, FIRST, [pa.Table.from_batches(list(lake.read(SAMPLES, key=FIRST))).slice(1)])
 
     found = keeper.inventory()[0]
-    assert {table.name for table in rests} == {name for name, kind in CORPUS_DRIFTS.items() if kind in found}
+    names = {*(table.name for table in rests), SEARCH_INDEX}
+    assert names == {name for name, kind in CORPUS_DRIFTS.items() if kind in found}
     (request,) = keeper.requests()
-    assert {key.to_user_string() for key in request.asset_selection or ()} == {table.name for table in rests}
+    assert {key.to_user_string() for key in request.asset_selection or ()} == names
     assert keeper.run("build_corpus", FIRST, list(request.asset_selection or ()), tags={"dagster/run_key": request.run_key or ""})
     assert {table: lake.partitions(table)[FIRST].digest for table in rests} == before
+    assert set(ranges_held(lake) or ()) == {FIRST}
     assert clean(keeper)
+
+
+def test_a_damaged_search_index_is_told_and_the_rest_is_compared_all_the_same(keeper: Keeper) -> None:
+    assert keeper.run("build_corpus", FIRST)
+    keeper.lake.store.put(POINTER, b"{")
+    _delete(keeper.lake, SAMPLES, FIRST)
+
+    figures, passed = keeper.inventory()
+    assert (figures["drift"], passed) == (1, False)
+    assert CORPUS_DRIFTS[SAMPLES.name] in figures
 
 
 def _delete(lake: Lake, table: Table, key: str) -> None:

@@ -14,6 +14,7 @@ from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import RawRecord
 from blyan_assets.checks import LANDING, asset_key
+from blyan_assets.search import SEARCH_INDEX
 from blyan_sensors import stale_ranges
 from blyan_sensors.cursors import read_cursor
 from blyan_sensors.stale_ranges import FORMAT, LINKS, OVERLAP, TRIES, Cursor, Request, sort_out, stale, to_examine
@@ -189,7 +190,7 @@ def test_a_range_whose_tables_cannot_be_made_has_two_runs_and_is_listed_until_it
     assert [request.job_name for request in evaluated(harness).run_requests] == ["render_range"]
     assert harness.run("render_range", FIRST)
     assert {request.job_name for request in evaluated(harness).run_requests} == {"build_corpus"}
-    assert harness.run("build_corpus", FIRST, [asset_key(table) for table in (EMBEDDINGS, SAMPLES, TOKENIZER, TOKENS)])
+    assert harness.run("build_corpus", FIRST, [*(asset_key(table) for table in (EMBEDDINGS, SAMPLES, TOKENIZER, TOKENS)), SEARCH_INDEX])
     assert evaluated(harness).skip_message == "every range was made from what stands"
 
 

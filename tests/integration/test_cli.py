@@ -161,7 +161,7 @@ def test_ranges_that_the_lake_has_are_told_as_text_and_others_are_refused_by_nam
 def test_the_whole_corpus_is_one_command_and_shows_how_far_it_is(call: Call, place: Path, tmp_path: Path) -> None:
     """On a copy; the bars are drawn where the output is a terminal, however wide."""
     shutil.copytree(place, tmp_path / "copy")
-    small = {"BLYAN_TOKENIZER_VOCABULARY": "600", "BLYAN_CORPUS_SAMPLES_PER_FAMILY": "1"}
+    small = {"BLYAN_TOKENIZER_VOCABULARY": "2000", "BLYAN_CORPUS_SAMPLES_PER_FAMILY": "1"}
     done = call(tmp_path / "copy", "corpus", "--all", "--slots", "0-7", **small, FORCE_COLOR="1", COLUMNS="120")
 
     said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stderr)
@@ -312,7 +312,7 @@ def test_the_doctor_misses_packages_of_the_corpus_and_the_split_key_of_a_bucket(
     assert all(finding.good for name, finding in found().items() if name != "split key")
     monkeypatch.setattr(importlib.metadata, "version", version)
     missing = {name: finding.good for name, finding in found().items() if name != "split key"}
-    assert missing == {"embedder minilm-int8": False, "samples": True, "tokenizer": False}
+    assert missing == {"embedder minilm-int8": False, "samples": True, "tokenizer": False, "search index": True}
     assert found(BLYAN_EMBEDDER="endpoint")["embedder endpoint"].good
 
 
