@@ -63,7 +63,7 @@ ROUNDS = 6
 COMMON_SHARE = 0.5
 """Words that more documents have find none of them alone, where the question has others: reading all their places takes longest."""
 
-REFINED, PROBES = 2, 64
+REFINED, PROBES = 3, 112
 """Compressed vectors that are compared again exactly, for each that is asked for, and partitions that are looked into (benchmarks/search.py)."""
 
 DIGITS = 6
