@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import count
@@ -59,7 +60,7 @@ class _News:
         return Raw(encode_block(payload, view))
 
 
-class Subscription:
+class Subscription(ABC):
     """One subscription. Subclasses say what it is about.
 
     Attributes:
@@ -72,10 +73,11 @@ class Subscription:
 
     def __init__(self, params: Params) -> None:
         """Raises RpcError where the parameters do not fit."""
+        del params
 
+    @abstractmethod
     def told(self, news: _News) -> Iterator[Any]:
         """The notifications of a turn."""
-        raise NotImplementedError
 
     def at_once(self, ledger: Ledger) -> Iterator[Any]:
         """What is there to tell at the time of subscribing."""
