@@ -33,7 +33,7 @@ from blyan.solana.normalise import normalise
 from blyan.solana.sources import Format
 from tests.surfpool import surfpool, why_not
 
-WAIT_S = 40.0
+WAIT_S = 120.0
 SOL = 10**9
 
 
