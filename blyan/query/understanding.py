@@ -45,12 +45,17 @@ class Understanding:
         """What full text is searched for: the words of the query, and those of documents that meet its conditions."""
         return " ".join(dict.fromkeys([*self.text.split(), *(word for condition in self.conditions for word in condition.words)]))
 
-    def explain(self) -> str:
-        """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What was understood, each in words, such as `status = Fail`."""
         parts = [condition.name for condition in self.conditions if condition.name]
         if self.order:
             parts.append(f"{'most' if self.order.descending else 'least'} {self.order.unit} first")
-        return ", ".join([*parts, *(f"{word} read as {other}" for word, other in self.read_as)])
+        return (*parts, *(f"{word} read as {other}" for word, other in self.read_as))
+
+    def explain(self) -> str:
+        """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
+        return ", ".join(self.parts)
 
 
 def understand(query: str, registry: Registry) -> Understanding:
