@@ -26,7 +26,7 @@ from msgspec import Struct
 from blyan.corpus.embedder import Embedder, Tokens, Vectors, open_embedder
 from blyan.corpus.labels import KINDS, VALUE_BUCKETS
 from blyan.corpus.registry import Registry, load_registry
-from blyan.corpus.search_index import VERSION, OpenIndex, made_from, open_index, read_pointer
+from blyan.corpus.search_index import VERSION, OpenIndex, lance_errors, made_from, open_index, read_pointer
 from blyan.corpus.search_rows import FOUND
 from blyan.corpus.untrusted import FLAGS
 from blyan.errors import BadRecordError, MissingObjectError, PermanentError, SettingError
@@ -231,9 +231,9 @@ class Searcher:
             raise AskedError("there is nothing to look for", where="query", remedy="give words, or a filter")
         held: _Held | None = None
         for tries in (1, 2):
-            held = self._open(gone=held)
-            embed = self._embed_for(held.index.generation.model)
             try:
+                held = self._open(gone=held)
+                embed = self._embed_for(held.index.generation.model)
                 if not understand:
                     found = search(held.index, query, embed=embed, mode=mode, filters=chosen, limit=limit, per_template=per_template)
                     return Found(found, ((),) * len(found.hits), (), (), self._reading(held))
@@ -327,6 +327,7 @@ class Searcher:
         """The index that readers use now, or did a moment ago, and not the one that is gone.
 
         Raises:
+            MissingObjectError: files of it are missing, or were deleted while it was opened.
             SearchUnavailableError: there is none that can be read.
         """
         held, now = self._held, self._clock()
@@ -365,11 +366,12 @@ class Searcher:
         try:
             self._check_pointer()
             index = open_index(self._lake)
-            _ = index.records, index.span
-        except SearchUnavailableError:
+            with lance_errors(index.documents.uri):
+                _ = index.records, index.span
+        except (SearchUnavailableError, MissingObjectError):
             raise
         except PermanentError as error:
-            raise _unreadable("it, or a file of it, is missing or damaged") from error
+            raise _unreadable("it, or a file of it, is damaged") from error
         return index
 
     def _check_pointer(self) -> None:
