@@ -589,6 +589,7 @@ def search(
     from blyan.lake import Lake
     from blyan.query.ask import ask
     from blyan.query.search import Filters
+    from blyan.query.searcher import Searcher
     from blyan.query.understanding import programs_named
     from blyan.settings import load_settings
     from blyan.solana.slots import SlotRange
@@ -600,7 +601,8 @@ def search(
         if not question:
             return
     index = open_index(lake)
-    registry = _registry(settings)
+    searcher = Searcher(lake, settings)
+    registry = searcher.registry
     given = Filters(
         slots=SlotRange.parse(slots) if slots else None,
         since=_parsed_time("--since", since),
@@ -613,7 +615,7 @@ def search(
     )
     # The model is opened when a vector is asked for: a signature alone needs none.
     asked = ask(
-        index, question, registry, embed=_embedder_of(settings, index.generation.model), mode=mode, filters=given, limit=limit, per_template=alike
+        index, question, registry, embed=searcher.embedder_of(index.generation.model), mode=mode, filters=given, limit=limit, per_template=alike
     )
     if output == "json":
         _write_answer(asked)
@@ -633,14 +635,6 @@ def _rebuild_search(lake: Any) -> None:
     console.print(f"The search index is {made.name} now; `blyan search` uses it at once.", highlight=False, soft_wrap=True)
 
 
-def _registry(settings: Settings) -> Any:
-    from pathlib import Path
-
-    from blyan.corpus.registry import load_registry
-
-    return load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
-
-
 def _parsed_time(option: str, text: str | None) -> datetime | None:
     from datetime import UTC, datetime
 
@@ -653,22 +647,6 @@ def _parsed_time(option: str, text: str | None) -> datetime | None:
     except ValueError as error:
         raise PermanentError(f"{text!r} is no time", where=option, remedy="give it as 2026-01-31 or 2026-01-31T12:00:00Z") from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _embedder_of(settings: Settings, model: str) -> Any:
-    """What makes the vector of a question, of the model that made those of the index."""
-    from blyan.corpus.embedder import open_embedder
-    from blyan.errors import SettingError
-
-    def embed(text: str) -> Any:
-        embedder = open_embedder(settings)
-        if embedder.digest == model:
-            return embedder.embed([text])
-        what = f"the vectors of the search index are of the model {model[:12]}, and BLYAN_EMBEDDER={settings.embedder} is {embedder.digest[:12]}"
-        remedy = "set the embedder that made them, search with `--mode text`, or embed the ranges again and run `blyan search --rebuild`"
-        raise SettingError(what, where="BLYAN_EMBEDDER", remedy=remedy)
-
-    return embed
 
 
 def _show_answer(asked: Any, names: Any) -> None:

@@ -233,7 +233,7 @@ class Searcher:
         for tries in (1, 2):
             try:
                 held = self._open(gone=held)
-                embed = self._embed_for(held.index.generation.model)
+                embed = self.embedder_of(held.index.generation.model)
                 if not understand:
                     found = search(held.index, query, embed=embed, mode=mode, filters=chosen, limit=limit, per_template=per_template)
                     return Found(found, ((),) * len(found.hits), (), (), self._reading(held))
@@ -431,8 +431,11 @@ class Searcher:
                     raise SearchUnavailableError("the model of this service cannot be loaded", remedy=remedy) from error
             return self._model
 
-    def _embed_for(self, model: str) -> Callable[[str], Vectors]:
-        """What makes the vector of a question, of the model that made those of the index."""
+    def embedder_of(self, model: str) -> Callable[[str], Vectors]:
+        """What makes the vector of a question, of the model with this digest, which made those of the index; it is loaded when a vector is asked for.
+
+        It raises SearchUnavailableError where the settings choose another model, or it cannot be loaded.
+        """
 
         def embed(text: str) -> Vectors:
             known = self._directions.get((model, text))
@@ -443,7 +446,7 @@ class Searcher:
                 chosen = self._settings.embedder
                 what = f"the vectors of the search index are of the model {model[:12]}, and BLYAN_EMBEDDER={chosen} is {embedder.digest[:12]}"
                 remedy = "search with the mode `text`; or set the embedder that made them, or embed the ranges again and run `blyan search --rebuild`"
-                raise SearchUnavailableError(what, remedy=remedy)
+                raise SearchUnavailableError(what, where="BLYAN_EMBEDDER", remedy=remedy)
             self._directions[model, text] = made = embedder.embed([text])
             while len(self._directions) > QUESTIONS_KEPT:
                 self._directions.popitem(last=False)
