@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,6 +55,23 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Names = Annotated[list[Name], Field(max_length=MOST_VALUES)]
 
 EXAMPLE: dict[str, Any] = {"query": "failed swaps on Raydium", "filters": {"first_slot": 0, "last_slot": 99, "statuses": ["Fail"]}, "limit": 5}
+
+
+def _listed(given: Any) -> Any:
+    """One text as a list of one."""
+    if isinstance(given, list) and given and not any(isinstance(each, str) for each in given):
+        raise PydanticCustomError("tokens", "numbers of tokens are not taken, since they mean nothing to another tokenizer: send the texts")
+    return [given] if isinstance(given, str) else given
+
+
+_TEXT = {"type": "string", "minLength": 1}
+
+Texts = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1)]],
+    Field(min_length=1, max_length=MOST_TEXTS),
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MOST_TEXTS}]}),
+]
 
 
 class FiltersModel(BaseModel):
@@ -160,7 +178,7 @@ class FoundModel(BaseModel):
     understood: list[str] = Field(description="What was understood of the question.", examples=[["status = Fail", "kind = swap"]])
     unmet: list[str] = Field(description="Of that, what is true of no hit: nothing that was found is what it asks for.")
     mode: str = Field(description="How was looked: `newest` where there was nothing to rank by.")
-    searched: SearchedModel = Field(description="What was looked through.")
+    searched: SearchedModel = Field(description="What the hits were looked for in.")
     reading: SearchReadingModel = Field(description="What it was read from.")
 
 
@@ -171,21 +189,11 @@ class EmbeddingsModel(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"input": "failed swaps on Raydium", "model": "all-MiniLM-L6-v2-int8"}]}
     )
 
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_TEXTS)] = (
-        Field(description="A text, or up to 256. Numbers of tokens are not taken.")
-    )
+    input: Texts = Field(description="A text, or up to 256. Numbers of tokens are not taken.", examples=["failed swaps on Raydium"])
     model: str = Field(description="The model's name; another than this service's is refused.", max_length=200, examples=["all-MiniLM-L6-v2-int8"])
     encoding_format: Literal["float", "base64"] = Field("float", description="Numbers, or base64 of little-endian float32.")
     dimensions: int | None = Field(None, ge=1, description="Components of a vector: only as many as the model gives.")
     user: str | None = Field(None, max_length=200, description="Not heeded: the key says who asks.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_tokens(cls, given: Any) -> Any:
-        texts = given.get("input") if isinstance(given, dict) else None
-        if isinstance(texts, list) and texts and not any(isinstance(each, str) for each in texts):
-            raise ValueError("input: numbers of tokens are not taken, since they mean nothing to another tokenizer; send the texts")
-        return given
 
 
 class EmbeddingModel(BaseModel):
@@ -210,7 +218,7 @@ class EmbeddedModel(BaseModel):
     object: Literal["list"] = Field(description="`list`.")
     data: list[EmbeddingModel] = Field(description="A vector for each text, in their order.")
     model: str = Field(description="The model's name.", examples=["all-MiniLM-L6-v2-int8"])
-    usage: UsageModel = Field(description="What was read.")
+    usage: UsageModel = Field(description="What the model read of the texts.")
 
 
 @router.post("/v1/search", summary="Find transactions by what they say", response_model=FoundModel, responses=responses(*ERRORS))
@@ -233,11 +241,10 @@ async def search(request: Request, asked: SearchModel, caller: Reader) -> Respon
 async def embeddings(request: Request, asked: EmbeddingsModel, caller: Reader) -> Response:
     """The vectors that the search compares, in the form of OpenAI's API: give its base as `…/v1` to any client of that."""
     service, stop = service_of(request), Stop()
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
     with problems_of_search():
-        work = partial(service.searcher.embed, texts, model=asked.model, dimension=asked.dimensions, stop=stop)
+        work = partial(service.searcher.embed, asked.input, model=asked.model, dimension=asked.dimensions, stop=stop)
         made = await service.searches.run(request, caller, work, stop)
-    asked_of(request.scope).rows = len(texts)
+    asked_of(request.scope).rows = len(asked.input)
     return Response(msgspec.json.encode(_embedded(made, asked.encoding_format)), media_type="application/json")
 
 
