@@ -87,7 +87,7 @@ class SearchReading(Struct, frozen=True):
     Attributes:
         index: name of the index; another is another model, or was made anew.
         index_version: of its documents; each range that is written makes one.
-        digest: SHA-256 of all that the ranges of the index were made from: the same digest and question, the same answer.
+        digest: SHA-256 of all that an answer depends on besides the question: what the ranges were made from, the model, and the registry's names.
         versions: of each table when it was last compared with the index; None where only the landing has it.
         ranges_behind: ranges of slots of which the index has not what the tables have: not at all yet, or as they were.
         up_to_slot: last slot of its ranges; None where it has none.
@@ -354,7 +354,7 @@ class Searcher:
         """The open index where it still is the newest, else the newest; and what stands beside it."""
         held, looked = self._held, self._clock()
         index = held.index if held is not None and self._is_newest(held.index) else self._opened()
-        digest = held.digest if held is not None and held.index is index else _digest(index)
+        digest = held.digest if held is not None and held.index is index else _digest(index, self.registry)
         return _Held(index, digest, self._stand(index), looked)
 
     def _is_newest(self, index: OpenIndex) -> bool:
@@ -512,9 +512,14 @@ def _unreadable(why: str) -> SearchUnavailableError:
     )
 
 
-def _digest(index: OpenIndex) -> str:
-    """SHA-256 of what every range was made from."""
-    parts = [index.generation.model, index.generation.version, *(f"{key} {record.made_from}" for key, record in sorted(index.records.items()))]
+def _digest(index: OpenIndex, registry: Registry) -> str:
+    """SHA-256 of what every range was made from, and of the names by which questions are understood."""
+    parts = [
+        registry.digest,
+        index.generation.model,
+        index.generation.version,
+        *(f"{key} {record.made_from}" for key, record in sorted(index.records.items())),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -225,6 +225,14 @@ def test_reading_says_what_was_read(client: httpx.Client, lake: Lake) -> None:
     assert reading["versions"] == {table.name: len(RANGES) for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS)}
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "some"), [("0002-01-01T00:00:00Z", "9998-12-31T00:00:00Z", True), ("0002-01-01T00:00:00Z", "0725-07-04T12:54:42.7+14:07", False)]
+)
+def test_times_long_ago_and_far_away_are_times(client: httpx.Client, start: str, end: str, some: bool) -> None:
+    found = ask_for(client, "swaps", mode="text", filters={"from_time": start, "to_time": end})
+    assert bool(found["searched"]["passing"]) == bool(found["hits"]) == some
+
+
 # What is refused
 
 STRANGE = [

@@ -14,6 +14,7 @@ from blyan.corpus import search_index
 from blyan.corpus.search_index import POINTER, Generation, Pointer, maintain, rebuild, write_range
 from blyan.errors import MissingObjectError
 from blyan.lake import Lake
+from blyan.query.records import Stop, StoppedError
 from blyan.query.search import search
 from blyan.query.searcher import LOOK_S, OLD_S, AskedError, Searcher, SearchUnavailableError
 from blyan.schemas import DOCUMENTS
@@ -144,6 +145,14 @@ def test_a_model_that_cannot_be_loaded_is_said(lake: Lake) -> None:
     write_range(lake, write(lake, 0))
     with pytest.raises(SearchUnavailableError, match="the model of this service cannot be loaded"):
         searcher.find("swaps")
+
+
+def test_texts_that_nobody_waits_for_are_not_embedded(searcher: Searcher) -> None:
+    stop = Stop()
+    assert searcher.embed(["a text"], stop=stop).vectors.shape == (1, 384)
+    stop()
+    with pytest.raises(StoppedError):
+        searcher.embed(["a text"], stop=stop)
 
 
 def test_while_one_looks_the_others_are_answered_from_what_is_open(

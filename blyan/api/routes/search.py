@@ -160,7 +160,7 @@ class SearchReadingModel(BaseModel):
 
     index: str = Field(description="The index.")
     index_version: int = Field(description="Its version: each range that is written makes one.")
-    digest: str = Field(description="SHA-256 of all that it was made from: the same digest and search, the same hits.")
+    digest: str = Field(description="SHA-256 of all that hits depend on besides the search: the same digest and search, the same hits.")
     versions: dict[str, int | None] = Field(description="Version of each table when it was last compared with the index, seconds ago at most.")
     ranges_behind: int = Field(description="Ranges of slots of which the index has not what the tables have: not yet, or as they were.")
     up_to_slot: int | None = Field(description="Newest slot that could be in the answer.")
