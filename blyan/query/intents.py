@@ -15,7 +15,7 @@ from decimal import Decimal
 
 from blyan.corpus.registry import Registry
 from blyan.query import query_ast as ast
-from blyan.query.query_ast import Balance, Column, Compare, Fact, Filter, Query, Source
+from blyan.query.query_ast import Balance, Column, Compare, Fact, Filter, Query, Source, to_sql
 from blyan.query.reading import Asset, Lexeme, NotUnderstoodError, Reading, asset_of, is_native
 from blyan.solana.normalise import NATIVE_MINT
 
@@ -45,7 +45,7 @@ def meaning_of(reading: Reading, registry: Registry) -> Meaning:
     frame = _frame(reading, registry)
     for intent in _INTENTS:
         meaning = intent(frame)
-        if meaning is not None:
+        if meaning is not None and _is_whole(meaning, frame):
             return _complete(meaning, frame)
     words = list(dict.fromkeys(each.text for each in frame.reading.line))
     raise NotUnderstoodError(f"The words are known, but not what they ask together: {', '.join(words)}.", "not_understood", words)
@@ -105,14 +105,53 @@ def _frame(reading: Reading, registry: Registry) -> _Frame:
         if each.tag in ("KIND", "ERRORNAME") and each.tag in frame.tags:
             raise NotUnderstoodError(f"Two of a sort are named: {frame.tags[each.tag].text}, {each.text}.", "ambiguous", (each.text,))
         frame.tags.setdefault(each.tag, each)
+    _settle(frame)
     frame.kind = frame.tags["KIND"].value if "KIND" in frame.tags else None
     frame.error = frame.tags["ERRORNAME"].value if "ERRORNAME" in frame.tags else None
-    if frame.error is not None:
-        # `failed with the error X`
-        frame.tags.pop("ERRORS", None)
     if frame.has("FAIL") and frame.has("SUCCESS"):
         raise NotUnderstoodError("Both failures and successes are named.", "ambiguous", (frame.text("FAIL"), frame.text("SUCCESS")))
     return frame
+
+
+def _settle(frame: _Frame) -> None:
+    """Leave out words that say nothing beside others, and name what stands for another."""
+    tags = frame.tags
+    if "THERE" in tags:
+        # `How many … are there` asks for a number, `Are there …` whether there is one.
+        there = tags.pop("THERE")
+        if not frame.has("HOWMANY", "HOWMUCH", "WHICH", "LIST", "ANY", "PER", "RATE"):
+            tags["ANY"] = there
+    if "ERRORNAME" in tags:
+        _check_error(frame)
+    if frame.text("HAVE") in ("have", "has", "had") and not (frame.accounts and frame.has("HOWMUCH", "ASSET", "SOL", "BALANCE", "REWARD")):
+        del tags["HAVE"]
+    if "PRONOUN" in tags:
+        pronoun = tags.pop("PRONOUN")
+        if not (frame.accounts or frame.programs or frame.signature):
+            raise NotUnderstoodError(f"What does {pronoun.text} stand for?", "ambiguous", (pronoun.text,))
+    if "PROGRAMS_OF" in tags and frame.signature is None:
+        tags["PROGRAM"] = replace(tags.pop("PROGRAMS_OF"), text="programs")
+    if frame.text("MOST") == "most transferred":
+        tags.setdefault("TRANSFER", tags["MOST"])
+    if "BOTH" in tags and "AND" in tags and len(frame.programs) == 2:
+        del tags["BOTH"]
+    if frame.text("PRODUCE") == "made" and "PAYER" in tags:
+        del tags["PRODUCE"]
+    for verb, noun in (("SEND", "SENDER"), ("RECEIVE", "RECEIVER")):
+        if verb in tags and frame.has("ACCOUNT", "PAYER") and frame.has("MOST", "TOP") and not frame.accounts:
+            tags.pop(verb)
+            tags[noun] = tags.pop("ACCOUNT", None) or tags.pop("PAYER")
+
+
+def _check_error(frame: _Frame) -> None:
+    """A word is the name of an error where the registry has it, or where it is called one."""
+    name = frame.tags["ERRORNAME"]
+    at = frame.reading.line.index(name)
+    called = at > 0 and frame.reading.line[at - 1].tag in ("WITH", "ERRORS")
+    known = any(name.value in program.errors.values() for program in frame.registry.programs.values())
+    if not (known or called):
+        raise NotUnderstoodError(f"These words were not understood: {name.text}.", "not_understood", (name.text,))
+    frame.tags.pop("ERRORS", None)
 
 
 def _take_names(frame: _Frame) -> None:
@@ -124,6 +163,9 @@ def _take_names(frame: _Frame) -> None:
     if signatures:
         reading.take("OF|IN|FOR|WITH? TXN? SIG")
         frame.signature = signatures[0].text
+    for at in range(len(reading.line) - 1, 0, -1):
+        if reading.line[at].tag == "ACC" and reading.line[at - 1].tag == "ACCOUNT":
+            del reading.line[at - 1]
     in_tokens = any(each.tag in _MOVES for each in reading.line)
     for at, each in enumerate(reading.line):
         beside = {other.tag for other in reading.line[max(at - 1, 0) : at + 2]} - {each.tag}
@@ -177,7 +219,8 @@ _PARTS = (
     ("sender", "SEND BY ACC"),
     ("payer", "PAY BY ACC"),
     ("receiver", "RECEIVE BY ACC"),
-    ("leader", "LEADER ACC"),
+    ("leader", "BY|OF? LEADER ACC"),
+    ("payer", "BY|OF? PAYER ACC"),
     ("leader", "PRODUCE BY ACC"),
     ("part", "INVOLVING ACC"),
     ("from", "FROM ACC"),
@@ -197,13 +240,17 @@ def _take_accounts(frame: _Frame) -> None:
             if account is None or part in frame.accounts:
                 raise NotUnderstoodError("More than one account is named, and not what each does.", "ambiguous", (account.text,) if account else ())
             frame.accounts[part] = account.text
-            if pattern.split()[0] in ("SEND", "PAY", "RECEIVE", "LEADER", "PRODUCE"):
-                reading.line += [each for each in taken[:1] if each is not None]
+            reading.line += [each for each in taken if each is not None and each.tag in ("SEND", "PAY", "RECEIVE", "LEADER", "PRODUCE")]
 
 
 def _take_orders(frame: _Frame) -> None:
     """Where one transaction is asked for by its fee, and not the fee: the order of the words tells it."""
     reading = frame.reading
+    for at, each in enumerate(reading.line[1:]):
+        if each.text.lower() == "no votes" and reading.line[at].tag in ("WITH", "HAVE"):
+            raise NotUnderstoodError("It is not clear what has no votes.", "ambiguous", ("no votes",))
+    if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
+        reading.line += [each for each in taken if each is not None and each.tag != "BY"]
     for pattern in ("TXN WITH BIG|MOST FEE", "TXN PAY BIG|MOST FEE", "BIG FEE TXN", "TXN BY FEE"):
         if reading.take(pattern):
             reading.line.append(Lexeme("DEAREST", "the highest fee"))
@@ -212,6 +259,22 @@ def _take_orders(frame: _Frame) -> None:
         if each.tag == "BIG" and each.text.lower() == "most expensive" and at + 1 < len(reading.line) and reading.line[at + 1].tag == "TXN":
             reading.line[at] = Lexeme("DEAREST", each.text)
             return
+
+
+def _is_whole(meaning: Meaning, frame: _Frame) -> bool:
+    """Whether every name, number and amount of the question is among the parameters: an intent that leaves one out has not understood it."""
+    _, params = to_sql(meaning.query)
+    named: list[object] = [frame.signature, frame.kind if frame.pair is None else None, frame.error, frame.reading.limit, *frame.programs, *frame.accounts.values(), *frame.reading.slots]
+    named += [asset.mint for asset in (frame.asset, *(frame.pair or ())) if asset is not None and asset.mint != NATIVE_MINT]
+    window = frame.reading.window
+    if frame.reading.said_window and not (isinstance(meaning.query, Balance) and window.first == window.last):
+        named += [window.first, window.last]
+    if frame.reading.threshold is not None:
+        operator = frame.reading.threshold.operator
+        filters = meaning.query.filters if isinstance(meaning.query, Query) else ()
+        if not any(isinstance(each, Compare) and each.operator == operator and isinstance(each.value, int) for each in filters):
+            return False
+    return all(each is None or each in params for each in named)
 
 
 def _complete(meaning: Meaning, frame: _Frame) -> Meaning:
@@ -287,7 +350,8 @@ def _transactions(frame: _Frame, *, labelled: bool = False) -> _Transactions | N
         return None
     if frame.has("PAY") and not (frame.accounts or frame.has("FEE", "PRIORITY", "PAYER")):
         return None
-    if frame.has("USE") and not (frame.programs or frame.has("CU", "PROGRAM")):
+    of_units = frame.has("CU") or (frame.reading.threshold is not None and frame.reading.threshold.unit == "cu")
+    if frame.has("USE") and not (frame.programs or of_units or frame.has("PROGRAM")):
         return None
     if labelled and frame.has("VOTE", "WITHVOTES"):
         raise NotUnderstoodError("Kinds, errors and sandwiches are told of transactions that are no votes.", "ambiguous", ("votes",))
@@ -457,7 +521,7 @@ def _aggregate_of(frame: _Frame, noun: str) -> str | None:
         return None
     if said:
         return said[0]
-    return "total" if frame.has("HOWMUCH") or frame.tags[noun].is_plural else None
+    return "total" if frame.has("HOWMUCH", "LAMPORT") or frame.tags[noun].is_plural else None
 
 
 def _measure(frame: _Frame) -> tuple[Column, str] | None:
@@ -485,7 +549,7 @@ def _aggregate(frame: _Frame) -> Meaning | None:
     """A sum, a mean or a percentile of fees or compute units."""
     if not frame.fits("", f"{_MEASURES} {_AGGREGATE_TAGS} WHICH LIST {_FILTERS}") or sum(map(frame.has, ("FEE", "PRIORITY", "CU"))) != 1:
         return None
-    if frame.has("HOWMANY") and not frame.has("CU"):
+    if frame.has("HOWMANY") and not frame.has("CU", "LAMPORT"):
         return None
     measure = _measure(frame)
     chosen = _transactions(frame)
@@ -507,6 +571,15 @@ def _share(frame: _Frame) -> Meaning | None:
     if frame.has("SANDWICH", "ERRORNAME", "ERRORS"):
         return None
     parts = [tag for tag in ("FAIL", "SUCCESS") if frame.has(tag)]
+    if parts and frame.has("TXN") and (frame.has("KIND", "VOTE", "USE") or frame.accounts):
+        # `Of failed transactions, which are swaps` or `of swaps, which failed`: the order of the words tells it.
+        order = [each.tag for each in frame.reading.line if each.tag in (*parts, "TXN", "KIND", "VOTE")]
+        if order.index(parts[0]) < order.index("TXN"):
+            if order[-1] not in ("KIND", "VOTE") or frame.has("USE") or frame.accounts:
+                return None
+            parts = []
+        elif order[-1] != parts[0]:
+            return None
     if parts:
         what, word = ("t.status = 'Fail'", "failed") if parts == ["FAIL"] else ("t.status = 'Success'", "succeeded")
         rest = replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag not in parts})
@@ -524,7 +597,7 @@ def _share(frame: _Frame) -> Meaning | None:
         chosen = _transactions(replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag != "VOTE"}))
         if chosen is None:
             return None
-        return Meaning("share", _query(frame, chosen, ast.share("vote_percent", "t.is_vote")), f"share of {chosen.about} that are votes", ())
+        return Meaning("share", _query(frame, chosen, ast.share("vote_percent", "t.is_vote")), f"share of {chosen.about} that are votes")
     return None
 
 
@@ -621,6 +694,9 @@ def _ranking(frame: _Frame) -> Meaning | None:
     if not frame.fits("", may) or not frame.has(*_RANK_TAGS.split()):
         return None
     dimension = _dimension(frame)
+    if frame.has("BIG") and not any(frame.has(tag) and frame.tags[tag].is_plural for tag in ("FEE", "PRIORITY", "CU")):
+        # `The slot with the highest fee` asks for one fee, with the highest fees for their sum.
+        return None
     if dimension is None or dimension in ("STATUS", "VERSIONS") or (frame.has("BIG") and not frame.has("FEE", "CU", "PRIORITY")):
         return None
     if frame.has("CALLED", "USE") and dimension == "PROGRAM" and frame.programs:
@@ -844,7 +920,8 @@ def _transfers_ranked(frame: _Frame) -> Meaning | None:
     limit = frame.reading.limit or ((LIST_ROWS if noun and noun.is_plural else 1) if ranked else None)
     order = (f"{columns[0].name} desc nulls last", by.name) if ranked else ()
     query = Query(ast.TRANSFERS, columns, by=(by,), filters=moves.filters, window=frame.reading.window, order=order, limit=limit)
-    return Meaning("ranking" if ranked else "grouped", query, f"{by.name.replace('_', ' ')} by {moves.about}", (_MOVED,), ordered=ranked)
+    what = f"{'amount' if amounts else 'number'} of {moves.about}"
+    return Meaning("ranking" if ranked else "grouped", query, f"{by.name.replace('_', ' ')} by {what}", (_MOVED,), ordered=ranked)
 
 
 def _balance(frame: _Frame) -> Meaning | None:
@@ -1034,7 +1111,7 @@ def _compared(frame: _Frame) -> Meaning | None:
     """Two programs or two slots by a number of transactions."""
     tags = {tag: each for tag, each in frame.tags.items() if tag not in ("COMPARE", "MORE", "AND", "OR", "BY", "HAVE", "MOST")}
     rest = replace(frame, tags=tags)
-    if not frame.has("COMPARE", "MORE", "OR", "MOST") or frame.accounts or not rest.fits("", f"HOWMANY WHICH SLOT {_FILTERS}"):
+    if not frame.has("COMPARE", "MORE", "MOST") or frame.accounts or not rest.fits("", f"HOWMANY WHICH SLOT {_FILTERS}"):
         return None
     if len(frame.programs) == 2 and not frame.reading.slots and not frame.has("SLOT"):
         chosen = _transactions(replace(rest, programs=()))
@@ -1109,7 +1186,7 @@ def _signature(frame: _Frame) -> Meaning | None:
     if frame.fits("SIGNER", "WHICH LIST TXN"):
         query = Query(ast.SIGNED, (_SIGNED_BY,), filters=(*one, ast.SIGNS), window=window, rows=True)
         return Meaning("transaction", query, f"signers of {frame.signature}", signature=frame.signature)
-    if frame.fits("MEMO", "WHICH LIST TXN"):
+    if frame.fits("MEMO", "WHICH LIST TXN HAVE"):
         of = (Compare("t.tx_signature", "=", frame.signature), ast.HAS_MEMO)
         query = Query(ast.INSTRUCTIONS, (Column("memo", "t.parsed", "text"),), filters=of, window=window, order=("t.ordinal",), rows=True)
         return Meaning("transaction", query, f"memos of {frame.signature}, as whoever sent it wrote them", signature=frame.signature)

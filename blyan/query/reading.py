@@ -164,7 +164,7 @@ _PIECE = re.compile(
     r"|(?P<moment>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?Z?(?![\w-]))"
     r"|(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?P<scale>k|m|mn|bn|b)?(?![\w])"
     r"|(?P<word>[A-Za-z0-9]+(?:['’][A-Za-z]+)?)"
-    r"|(?P<dots>\.\.+)|(?P<sign>\S)",
+    r"|(?P<dots>\.\.+)|(?P<negative>(?<!\w)(?<!\d )-(?=\d))|(?P<sign>\S)",
     re.IGNORECASE | re.ASCII,
 )  # fmt: skip
 _SILENT = frozenset('?,.!:()/"`')
@@ -205,6 +205,8 @@ def _pieces(question: str) -> list[Lexeme]:
                 whole = text.replace("’", "'")
                 for word in _SHORT.get(whole.lower(), re.sub(r"'s$", "", whole)).split():
                     pieces.append(Lexeme("WORD", word))
+            case "negative":
+                pieces.append(Lexeme("WORD", "-"))
             case "dots":
                 pieces.append(Lexeme("DASH", text))
             case _ if text in "-–—":
@@ -288,6 +290,7 @@ def _longest(pieces: Sequence[Lexeme], at: int, known: dict[tuple[str, ...], Lex
     if piece.tag != "WORD":
         return piece, 1
     if _CAMEL.fullmatch(piece.text):
+        # Whether an error has that name is seen where it stands: `blyan.query.intents`.
         return Lexeme("ERRORNAME", piece.text, piece.text), 1
     meant = _corrected(piece.text.lower(), known)
     return (replace(known[(meant,)], text=meant), 1) if meant else (Lexeme("UNKNOWN", piece.text), 1)
@@ -356,10 +359,7 @@ def _num(lexeme: Lexeme | None) -> int:
 def _window(reading: Reading) -> None:
     """Take slots and times out of the line."""
     found: list[tuple[Window, str]] = []
-    compared = reading.take("SLOT NUM AND|OR|COMPARE SLOT? NUM", "whole") or reading.take("SLOT NUM AND|OR|COMPARE WITH? SLOT? NUM", "whole")
-    if compared:
-        reading.slots = (_num(compared[1]), _num(compared[-1]))
-    for take in (_relative, _spans, _moments, _days, _single):
+    for take in (_relative, _spans, _two, _moments, _days, _single):
         while (each := take(reading)) is not None:
             found.append(each)
     if len(found) > 1 or (found and reading.slots):
@@ -381,19 +381,26 @@ def _tip(reading: Reading) -> Tip:
     return reading.tip
 
 
+def _count(lexeme: Lexeme | None) -> int:
+    count = _num(lexeme)
+    if count < 1:
+        raise NotUnderstoodError("That many slots or seconds are none.", "not_understood", (lexeme.text,) if lexeme else ())
+    return count
+
+
 def _relative(reading: Reading) -> tuple[Window, str] | None:
     """The last or first slots, minutes, days."""
     if taken := reading.take("IN|OF|OVER|FROM|FOR? LAST NUM SLOT", "whole"):
-        tip, count = _tip(reading), _num(taken[2])
+        tip, count = _tip(reading), _count(taken[2])
         return Window(tip.last_slot - count + 1, tip.last_slot), f"the last {count} slots"
     if taken := reading.take("IN|OF|OVER|FROM|FOR? FIRST NUM SLOT", "whole"):
-        tip, count = _tip(reading), _num(taken[2])
+        tip, count = _tip(reading), _count(taken[2])
         return Window(tip.first_slot, tip.first_slot + count - 1), f"the first {count} slots"
     if taken := reading.take("IN|OF|OVER|FROM|FOR? LAST NUM? TIME"):
         tip, unit = _tip(reading), taken[3]
         if tip.last_time is None or unit is None:
             raise NotUnderstoodError("The newest block has no time: name slots.", "not_understood")
-        count = _num(taken[2]) if taken[2] is not None else 1
+        count = _count(taken[2]) if taken[2] is not None else 1
         if count * int(unit.value) > _LONGEST_SPAN:
             raise NotUnderstoodError("That is longer than the chain.", "not_understood", (unit.text,))
         return Window(after=tip.last_time - timedelta(seconds=count * int(unit.value))), f"the last {count} × {unit.value} seconds"
@@ -426,6 +433,16 @@ def _spans(reading: Reading) -> tuple[Window, str] | None:
             raise NotUnderstoodError(f"It is not clear what is meant by: to slot {slot}.", "not_understood", ("to",))
         windows = {"SINCE": Window(first=slot), "AFTER": Window(first=slot + 1), "BEFORE": Window(last=slot - 1)}
         return windows.get(tag, Window(last=slot)), f"{tag.lower()} slot {slot}"
+    return None
+
+
+def _two(reading: Reading) -> tuple[Window, str] | None:
+    """Two slots to compare: they are no window."""
+    if taken := reading.take("IN|OF? SLOT NUM AND|OR|COMPARE WITH? IN? SLOT? NUM", "whole"):
+        if reading.slots:
+            raise NotUnderstoodError("More than two slots are to be compared.", "ambiguous")
+        reading.slots = (_num(taken[2]), _num(taken[-1]))
+        reading.line += [each for each in taken if each is not None and each.tag == "COMPARE"]
     return None
 
 
@@ -527,12 +544,16 @@ def is_native(asset: Asset) -> bool:
     return asset.mint in (None, NATIVE_MINT)
 
 
+_RANKED = "PAYER|SIGNER|LEADER|PROGRAM|MINTS|ERRORS|TRANSFER|TXN|KINDS|SENDER|RECEIVER|SLOT"
 _RANKS = "TOP|MOST|BIG|SMALL|LEAST|LAST|FIRST"
 
 
 def _limit(reading: Reading) -> None:
     """Take the number of rows out of the line; the word beside it stays."""
-    for pattern in (f"{_RANKS} NUM", f"NUM {_RANKS}", "WHICH NUM", "LIST NUM"):
+    patterns = [f"{_RANKS} NUM", f"NUM {_RANKS}", "WHICH NUM", "LIST NUM"]
+    if any(reading.has(rank) for rank in _RANKS.split("|")):
+        patterns.append(f"NUM {_RANKED}")
+    for pattern in patterns:
         at = next((at for at in range(len(reading.line)) if _fits(reading.line, at, pattern)), None)
         if at is None:
             continue
