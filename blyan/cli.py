@@ -535,6 +535,73 @@ def sql(
 
 
 @app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="In English, such as: How many transactions failed in the last 100 slots?")],
+    output: Annotated[
+        Literal["table", "json"], typer.Option("-o", "--output", help="In JSON, integers beyond 2^53 and decimals are strings.")
+    ] = "table",
+) -> None:
+    """Answer a question with SQL that a closed grammar makes of it, or say why not; no model is asked (docs/answers.md)."""
+    from dataclasses import asdict
+
+    from blyan.lake import Lake
+    from blyan.query.engine import connect, expose, mentioned, query_errors
+    from blyan.query.planner import TIP_SQL, Abstention, Tip, plan, say
+    from blyan.schemas import BLOCKS
+    from blyan.settings import load_settings
+
+    settings = load_settings()
+    lake, registry = Lake.from_settings(settings), _registry(settings)
+    with connect(lake, tables=[BLOCKS]) as connection, query_errors(connection):
+        (tip,) = connection.execute(TIP_SQL).fetchall()
+        planned = plan(question, registry, Tip.of(*tip))
+        if isinstance(planned, Abstention):
+            _show_abstention(planned, output)
+            return
+        besides = [statement for statement in (planned.proof, planned.lacking, planned.slots_here) if statement is not None]
+        expose(connection, lake, tables=mentioned(" ".join([planned.sql, *(sql for sql, _ in besides)])))
+        cursor = connection.execute(planned.sql, planned.params)
+        names, rows = [column[0] for column in cursor.description or []], cursor.fetchall()
+        proof = connection.execute(*planned.proof).fetchall() if planned.proof else []
+        ((lacking,),) = connection.execute(*planned.lacking).fetchall() if planned.lacking else [(0,)]
+        ((here,),) = connection.execute(*planned.slots_here).fetchall() if planned.slots_here else [(None,)]
+    said = say(planned, names, rows, proof, lacking=lacking, here=here, names=registry.names)
+    if output == "json":
+        facts = {"answer": said.text, "abstained": False, "intent": planned.intent, "slots": dict(planned.slots), "sql": planned.sql, "params": planned.params,
+                 "columns": names, "rows": rows, "citations": [asdict(each) for each in said.citations], "by": "planner"}  # fmt: skip
+        _write_facts(facts)
+        return
+    console = _console()
+    citations = "; ".join(f"slot {each.slot:,}{f', {each.signature}' if each.signature else ''}" for each in said.citations)
+    for line in (
+        said.text,
+        "",
+        f"SQL: {planned.sql}",
+        f"Parameters: {', '.join(map(repr, planned.params))}",
+        f"From {planned.table}: {citations or 'no row'}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_abstention(abstention: Any, output: str) -> None:
+    from dataclasses import asdict
+
+    if output == "json":
+        _write_facts({"answer": None, "abstained": True, **asdict(abstention)})
+        return
+    console = _console()
+    console.print(f"No answer: {abstention.why}", markup=False, highlight=False, soft_wrap=True)
+    if abstention.instead:
+        console.print("\n".join(["What can be asked:", *(f"- {each}" for each in abstention.instead)]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_facts(facts: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
+
+
+@app.command()
 def samples(
     slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Only questions that begin at these slots.")] = None,
     split: Annotated[
@@ -701,7 +768,6 @@ def _why(hit: Any, met: tuple[str, ...]) -> str:
 
 def _write_answer(asked: Any) -> None:
     """The answer as JSON."""
-    import json
     from dataclasses import asdict
 
     from blyan.query.ask import unmet
@@ -720,7 +786,7 @@ def _write_answer(asked: Any) -> None:
         "searched": asdict(answer.searched),
         "hits": hits,
     }
-    typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
+    _write_facts(facts)
 
 
 @app.command()

@@ -15,8 +15,9 @@ from decimal import Decimal
 
 from blyan.corpus.registry import Registry
 from blyan.query import query_ast as ast
+from blyan.query.frame import Frame, frame_of
 from blyan.query.query_ast import Balance, Column, Compare, Fact, Filter, Query, Source, to_sql
-from blyan.query.reading import Asset, Lexeme, NotUnderstoodError, Reading, asset_of, is_native
+from blyan.query.reading import Asset, Lexeme, NotUnderstoodError, Reading, is_native
 from blyan.solana.normalise import NATIVE_MINT
 
 
@@ -42,7 +43,7 @@ def meaning_of(reading: Reading, registry: Registry) -> Meaning:
     Raises:
         NotUnderstoodError: no intent has a use for all of them, or they can be read in two ways.
     """
-    frame = _frame(reading, registry)
+    frame = frame_of(reading, registry)
     for intent in _INTENTS:
         meaning = intent(frame)
         if meaning is not None and _is_whole(meaning, frame):
@@ -51,220 +52,18 @@ def meaning_of(reading: Reading, registry: Registry) -> Meaning:
     raise NotUnderstoodError(f"The words are known, but not what they ask together: {', '.join(words)}.", "not_understood", words)
 
 
-# The frame
-
-
-@dataclass
-class _Frame:
-    """The parts of a question with names sorted out: `accounts` by the part that they play."""
-
-    reading: Reading
-    registry: Registry
-    signature: str | None = None
-    programs: tuple[str, ...] = ()
-    accounts: dict[str, str] = field(default_factory=dict)
-    asset: Asset | None = None
-    pair: tuple[Asset | None, Asset | None] | None = None
-    error: str | None = None
-    kind: str | None = None
-    tags: dict[str, Lexeme] = field(default_factory=dict)
-
-    def fits(self, need: str, may: str = "") -> bool:
-        """Whether all that is needed is there, and nothing besides what may be."""
-        return set(need.split()) <= self.tags.keys() <= set(need.split()) | set(may.split())
-
-    def has(self, *tags: str) -> bool:
-        return any(tag in self.tags for tag in tags)
-
-    def text(self, tag: str) -> str:
-        return self.tags[tag].text.lower() if tag in self.tags else ""
-
-    def plays(self, *parts: str) -> bool:
-        """Whether the accounts of the question play no other part than these."""
-        return set(self.accounts) <= set(parts)
-
-    def named(self, account: str) -> str:
-        """An account as sentences have it."""
-        name = self.registry.names.get(account)
-        return f"{name} ({account})" if name else account
-
-
-_MOVES = ("TRANSFER", "VOLUME", "BURN", "MINTED", "SEND", "RECEIVE", "BALANCE", "HAVE", "SENDER", "RECEIVER")
-_DROPPED = frozenset(("IN", "OF", "FOR", "WITH"))
-
-
-def _frame(reading: Reading, registry: Registry) -> _Frame:
-    frame = _Frame(reading, registry)
-    _take_names(frame)
-    _take_assets(frame)
-    _take_accounts(frame)
-    _take_orders(frame)
-    for each in reading.line:
-        if each.tag in _DROPPED:
-            continue
-        if each.tag in ("KIND", "ERRORNAME") and each.tag in frame.tags:
-            raise NotUnderstoodError(f"Two of a sort are named: {frame.tags[each.tag].text}, {each.text}.", "ambiguous", (each.text,))
-        frame.tags.setdefault(each.tag, each)
-    _settle(frame)
-    frame.kind = frame.tags["KIND"].value if "KIND" in frame.tags else None
-    frame.error = frame.tags["ERRORNAME"].value if "ERRORNAME" in frame.tags else None
-    if frame.has("FAIL") and frame.has("SUCCESS"):
-        raise NotUnderstoodError("Both failures and successes are named.", "ambiguous", (frame.text("FAIL"), frame.text("SUCCESS")))
-    return frame
-
-
-def _settle(frame: _Frame) -> None:
-    """Leave out words that say nothing beside others, and name what stands for another."""
-    tags = frame.tags
-    if "THERE" in tags:
-        # `How many … are there` asks for a number, `Are there …` whether there is one.
-        there = tags.pop("THERE")
-        if not frame.has("HOWMANY", "HOWMUCH", "WHICH", "LIST", "ANY", "PER", "RATE"):
-            tags["ANY"] = there
-    if "ERRORNAME" in tags:
-        _check_error(frame)
-    if frame.text("HAVE") in ("have", "has", "had") and not (frame.accounts and frame.has("HOWMUCH", "ASSET", "SOL", "BALANCE", "REWARD")):
-        del tags["HAVE"]
-    if "PRONOUN" in tags:
-        pronoun = tags.pop("PRONOUN")
-        if not (frame.accounts or frame.programs or frame.signature):
-            raise NotUnderstoodError(f"What does {pronoun.text} stand for?", "ambiguous", (pronoun.text,))
-    if "PROGRAMS_OF" in tags and frame.signature is None:
-        tags["PROGRAM"] = replace(tags.pop("PROGRAMS_OF"), text="programs")
-    if frame.text("MOST") == "most transferred":
-        tags.setdefault("TRANSFER", tags["MOST"])
-    if "BOTH" in tags and "AND" in tags and len(frame.programs) == 2:
-        del tags["BOTH"]
-    if frame.text("PRODUCE") == "made" and "PAYER" in tags:
-        del tags["PRODUCE"]
-    for verb, noun in (("SEND", "SENDER"), ("RECEIVE", "RECEIVER")):
-        if verb in tags and frame.has("ACCOUNT", "PAYER") and frame.has("MOST", "TOP") and not frame.accounts:
-            tags.pop(verb)
-            tags[noun] = tags.pop("ACCOUNT", None) or tags.pop("PAYER")
-
-
-def _check_error(frame: _Frame) -> None:
-    """A word is the name of an error where the registry has it, or where it is called one."""
-    name = frame.tags["ERRORNAME"]
-    at = frame.reading.line.index(name)
-    called = at > 0 and frame.reading.line[at - 1].tag in ("WITH", "ERRORS")
-    known = any(name.value in program.errors.values() for program in frame.registry.programs.values())
-    if not (known or called):
-        raise NotUnderstoodError(f"These words were not understood: {name.text}.", "not_understood", (name.text,))
-    frame.tags.pop("ERRORS", None)
-
-
-def _take_names(frame: _Frame) -> None:
-    """Signatures and programs."""
-    reading, registry = frame.reading, frame.registry
-    signatures = [each for each in reading.line if each.tag == "SIG"]
-    if len(signatures) > 1:
-        raise NotUnderstoodError("More than one transaction is named.", "ambiguous", (each.text for each in signatures))
-    if signatures:
-        reading.take("OF|IN|FOR|WITH? TXN? SIG")
-        frame.signature = signatures[0].text
-    for at in range(len(reading.line) - 1, 0, -1):
-        if reading.line[at].tag == "ACC" and reading.line[at - 1].tag == "ACCOUNT":
-            del reading.line[at - 1]
-    in_tokens = any(each.tag in _MOVES for each in reading.line)
-    for at, each in enumerate(reading.line):
-        beside = {other.tag for other in reading.line[max(at - 1, 0) : at + 2]} - {each.tag}
-        if each.tag == "ACC" and (each.text in registry.programs or "PROGRAM" in beside):
-            reading.line[at] = replace(each, tag="PROG", accounts=(each.text,))
-        elif each.tag == "ACC" and (each.text in registry.mints or "MINTS" in beside):
-            reading.line[at] = replace(each, tag="MINT", accounts=(each.text,))
-        elif each.tag == "NAME":
-            if "PROGRAM" in beside:
-                reading.line[at] = replace(each, tag="PROG", accounts=each.accounts[1:])
-            elif in_tokens or "MINTS" in beside:
-                reading.line[at] = replace(each, tag="MINT", accounts=each.accounts[:1])
-            else:
-                raise _choices(each, frame)
-    found: list[str] = []
-    while taken := reading.take("PROGRAM? PROG PROGRAM?"):
-        lexeme = taken[1]
-        if lexeme is None or len(lexeme.accounts) != 1:
-            raise _choices(lexeme or Lexeme("PROG", "program"), frame)
-        found.append(lexeme.accounts[0])
-        reading.line.append(Lexeme("CALLED", lexeme.text))
-    frame.programs = tuple(dict.fromkeys(found))
-
-
-def _choices(lexeme: Lexeme, frame: _Frame) -> NotUnderstoodError:
-    names = sorted(f"{frame.registry.names[account]}{' (token)' if account in frame.registry.mints else ''}" for account in lexeme.accounts)
-    return NotUnderstoodError(f"{lexeme.text} can be {', '.join(names)}.", "ambiguous", (lexeme.text,), names)
-
-
-def _take_assets(frame: _Frame) -> None:
-    """What moved, and what was swapped for what."""
-    reading, registry = frame.reading, frame.registry
-    if any(each.tag == "KIND" and each.value == "swap" for each in reading.line):
-        taken = reading.take("OF|FROM? SOL|MINT|ACC FOR|TO SOL|MINT|ACC")
-        if taken and taken[1] and taken[3]:
-            frame.pair = (asset_of(taken[1], registry), asset_of(taken[3], registry))
-        reading.line += [Lexeme("PAIR", "pair")] if taken else []
-        return
-    if not any(each.tag in _MOVES for each in reading.line):
-        return
-    is_supply = any(each.tag in ("BURN", "MINTED", "VOLUME") for each in reading.line)
-    taken = reading.take("OF|IN|MINTS? SOL|MINT MINTS?") or (reading.take("OF|IN|FOR|MINTS? ACC MINTS?") if is_supply else None)
-    if taken and taken[1]:
-        frame.asset = asset_of(taken[1], registry)
-        reading.line.append(Lexeme("ASSET", taken[1].text))
-    elif (threshold := reading.threshold) is not None and threshold.asset is not None:
-        frame.asset = threshold.asset
-
-
-_PARTS = (
-    ("sender", "SEND BY ACC"),
-    ("payer", "PAY BY ACC"),
-    ("receiver", "RECEIVE BY ACC"),
-    ("leader", "BY|OF? LEADER ACC"),
-    ("payer", "BY|OF? PAYER ACC"),
-    ("leader", "PRODUCE BY ACC"),
-    ("part", "INVOLVING ACC"),
-    ("from", "FROM ACC"),
-    ("to", "TO ACC"),
-    ("by", "BY ACC"),
-    ("of", "OF|FOR|IN ACC"),
-    ("bare", "ACC"),
-)
-"""Parts that an account can play, by the words before it. Those of verbs keep the verb."""
-
-
-def _take_accounts(frame: _Frame) -> None:
-    reading = frame.reading
-    for part, pattern in _PARTS:
-        while taken := reading.take(pattern):
-            account = taken[-1]
-            if account is None or part in frame.accounts:
-                raise NotUnderstoodError("More than one account is named, and not what each does.", "ambiguous", (account.text,) if account else ())
-            frame.accounts[part] = account.text
-            reading.line += [each for each in taken if each is not None and each.tag in ("SEND", "PAY", "RECEIVE", "LEADER", "PRODUCE")]
-
-
-def _take_orders(frame: _Frame) -> None:
-    """Where one transaction is asked for by its fee, and not the fee: the order of the words tells it."""
-    reading = frame.reading
-    for at, each in enumerate(reading.line[1:]):
-        if each.text.lower() == "no votes" and reading.line[at].tag in ("WITH", "HAVE"):
-            raise NotUnderstoodError("It is not clear what has no votes.", "ambiguous", ("no votes",))
-    if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
-        reading.line += [each for each in taken if each is not None and each.tag != "BY"]
-    for pattern in ("TXN WITH BIG|MOST FEE", "TXN PAY BIG|MOST FEE", "BIG FEE TXN", "TXN BY FEE"):
-        if reading.take(pattern):
-            reading.line.append(Lexeme("DEAREST", "the highest fee"))
-            return
-    for at, each in enumerate(reading.line):
-        if each.tag == "BIG" and each.text.lower() == "most expensive" and at + 1 < len(reading.line) and reading.line[at + 1].tag == "TXN":
-            reading.line[at] = Lexeme("DEAREST", each.text)
-            return
-
-
-def _is_whole(meaning: Meaning, frame: _Frame) -> bool:
+def _is_whole(meaning: Meaning, frame: Frame) -> bool:
     """Whether every name, number and amount of the question is among the parameters: an intent that leaves one out has not understood it."""
     _, params = to_sql(meaning.query)
-    named: list[object] = [frame.signature, frame.kind if frame.pair is None else None, frame.error, frame.reading.limit, *frame.programs, *frame.accounts.values(), *frame.reading.slots]
+    named: list[object] = [
+        frame.signature,
+        frame.kind if frame.pair is None else None,
+        frame.error,
+        frame.reading.limit,
+        *frame.programs,
+        *frame.accounts.values(),
+        *frame.reading.slots,
+    ]
     named += [asset.mint for asset in (frame.asset, *(frame.pair or ())) if asset is not None and asset.mint != NATIVE_MINT]
     window = frame.reading.window
     if frame.reading.said_window and not (isinstance(meaning.query, Balance) and window.first == window.last):
@@ -277,7 +76,7 @@ def _is_whole(meaning: Meaning, frame: _Frame) -> bool:
     return all(each is None or each in params for each in named)
 
 
-def _complete(meaning: Meaning, frame: _Frame) -> Meaning:
+def _complete(meaning: Meaning, frame: Frame) -> Meaning:
     """With what is true of every meaning: slots and times are said, the source can tell of times, rows are proved."""
     query, window = meaning.query, frame.reading.window
     source = query.source if isinstance(query, Query) else ast.CHANGES
@@ -285,10 +84,12 @@ def _complete(meaning: Meaning, frame: _Frame) -> Meaning:
         raise NotUnderstoodError("Slots that were skipped have no time: name slots.", "not_understood")
     notes = meaning.notes
     if frame.signature is None:
-        notes = (_window_note(frame), *notes)
+        notes = tuple(filter(None, (_window_note(frame), _outside(frame), *notes)))
     parts = {"subject": meaning.about, "window": _window_note(frame), "said": frame.reading.said_window}
     proof = meaning.proof
-    if proof is None and isinstance(query, Query) and not query.rows and frame.signature is None:
+    if frame.signature is not None:
+        proof = _proof(Query(ast.TRANSACTIONS, (), filters=(Compare("t.signature", "=", frame.signature),)))
+    elif proof is None and isinstance(query, Query) and not query.rows:
         proof = _proof(query)
     table = meaning.table or source.table
     return replace(
@@ -296,7 +97,7 @@ def _complete(meaning: Meaning, frame: _Frame) -> Meaning:
     )
 
 
-def _window_note(frame: _Frame) -> str:
+def _window_note(frame: Frame) -> str:
     window, slots = frame.reading.window, frame.reading.slots
     if slots:
         return f"slots {slots[0]} and {slots[1]}"
@@ -316,11 +117,19 @@ def _window_note(frame: _Frame) -> str:
     return text if frame.reading.said_window else f"{text}, all that is here"
 
 
+def _outside(frame: Frame) -> str:
+    """Where slots are named that cannot be here."""
+    window, tip = frame.reading.window, frame.reading.tip
+    if tip is None or window.first is None or window.last is None or tip.first_slot <= window.first <= window.last <= tip.last_slot:
+        return ""
+    return f"what is here begins with slot {tip.first_slot} and ends with slot {tip.last_slot}"
+
+
 PROOFS = 5
 """Rows that are cited."""
 
 
-def _proof(query: Query) -> Query | None:
+def _proof(query: Query) -> Query:
     """Some of the rows that an aggregate is over; of an extreme, those that have it."""
     source = query.source
     signature = Column("signature", source.signature or "cast(null as varchar)", "signature")
@@ -343,33 +152,14 @@ class _Transactions:
     notes: tuple[str, ...]
 
 
-def _transactions(frame: _Frame, *, labelled: bool = False) -> _Transactions | None:
+def _transactions(frame: Frame, *, labelled: bool = False) -> _Transactions | None:
     """The transactions that the filters of a question leave, or None where they do not go together."""
     labelled = labelled or frame.kind is not None or frame.error is not None or frame.has("SANDWICH")
-    if not frame.plays(*_PLAYS) or len(frame.accounts) > 1 or (frame.has("AND") and len(frame.programs) < 2) or frame.pair is not None:
-        return None
-    if frame.has("PAY") and not (frame.accounts or frame.has("FEE", "PRIORITY", "PAYER")):
-        return None
-    of_units = frame.has("CU") or (frame.reading.threshold is not None and frame.reading.threshold.unit == "cu")
-    if frame.has("USE") and not (frame.programs or of_units or frame.has("PROGRAM")):
+    if not _go_together(frame):
         return None
     if labelled and frame.has("VOTE", "WITHVOTES"):
         raise NotUnderstoodError("Kinds, errors and sandwiches are told of transactions that are no votes.", "ambiguous", ("votes",))
-    filters: list[Filter] = []
-    words: list[str] = []
-    if frame.has("FAIL"):
-        filters.append(ast.FAILED)
-        words.append("that failed")
-    if frame.has("SUCCESS"):
-        filters.append(ast.SUCCEEDED)
-        words.append("that succeeded")
-    for value, column, said in ((frame.kind, "d.kind", "of kind {}"), (frame.error, "d.error_class", "that failed with {}")):
-        if value is not None:
-            filters.append(Compare(column, "=", value))
-            words.append(said.format(value))
-    if frame.has("SANDWICH"):
-        filters.append(ast.SANDWICHED)
-        words.append("in the shape of a sandwich")
+    filters, words = _labels(frame)
     for program in frame.programs:
         filters.append(ast.Calls((program,)))
         words.append(f"that call {frame.named(program)}")
@@ -378,18 +168,40 @@ def _transactions(frame: _Frame, *, labelled: bool = False) -> _Transactions | N
         words.append(f"that {account} takes part in" if part == "part" else f"that {account} paid for")
     if not _threshold(frame, filters, words):
         return None
-    noun, note = "transactions", "votes are counted"
+    noun = "transactions"
+    notes: tuple[str, ...] = ("votes are counted",)
     if labelled or frame.has("NONVOTE"):
         filters.append(ast.NO_LABELLED_VOTES if labelled else ast.NO_VOTES)
-        note = "votes are left out"
+        notes = ("votes are left out",)
     elif frame.has("VOTE"):
         filters.append(ast.VOTES)
-        noun, note = "votes", ""
-    notes = (note,) if note else ()
+        noun, notes = "votes", ()
     return _Transactions(ast.LABELLED if labelled else ast.TRANSACTIONS, tuple(filters), " ".join([noun, *words]), notes)
 
 
-def _threshold(frame: _Frame, filters: list[Filter], words: list[str]) -> bool:
+def _go_together(frame: Frame) -> bool:
+    """Whether accounts, programs and verbs are such as transactions are narrowed by."""
+    if not frame.plays(*_PLAYS) or len(frame.accounts) > 1 or (frame.has("AND") and len(frame.programs) < 2) or frame.pair is not None:
+        return False
+    if frame.has("PAY") and not (frame.accounts or frame.has("FEE", "PRIORITY", "PAYER")):
+        return False
+    of_units = frame.has("CU") or (frame.reading.threshold is not None and frame.reading.threshold.unit == "cu")
+    return not frame.has("USE") or bool(frame.programs) or of_units or frame.has("PROGRAM")
+
+
+def _labels(frame: Frame) -> tuple[list[Filter], list[str]]:
+    """Outcome, kind, error and sandwich as filters, and in words."""
+    known: tuple[tuple[bool, Filter, str], ...] = (
+        (frame.has("FAIL"), ast.FAILED, "that failed"),
+        (frame.has("SUCCESS"), ast.SUCCEEDED, "that succeeded"),
+        (frame.kind is not None, Compare("d.kind", "=", frame.kind or ""), f"of kind {frame.kind}"),
+        (frame.error is not None, Compare("d.error_class", "=", frame.error or ""), f"with the error {frame.error}"),
+        (frame.has("SANDWICH"), ast.SANDWICHED, "in the shape of a sandwich"),
+    )
+    return [each for is_said, each, _ in known if is_said], [words for is_said, _, words in known if is_said]
+
+
+def _threshold(frame: Frame, filters: list[Filter], words: list[str]) -> bool:
     """Narrow by the fee or the compute units; False where the amount is of something else."""
     threshold = frame.reading.threshold
     if threshold is None:
@@ -418,13 +230,13 @@ def _integer(value: Decimal) -> int:
 
 
 def _query(
-    frame: _Frame, chosen: _Transactions, *columns: Column, source: Source | None = None, extra: Sequence[Filter] = (), **options: object
+    frame: Frame, chosen: _Transactions, *columns: Column, source: Source | None = None, extra: Sequence[Filter] = (), **options: object
 ) -> Query:
     made = Query(source or chosen.source, columns, filters=(*chosen.filters, *extra), window=frame.reading.window)
     return replace(made, **options)  # type: ignore[arg-type]
 
 
-def _count(frame: _Frame) -> Meaning | None:
+def _count(frame: Frame) -> Meaning | None:
     """How many transactions."""
     if not frame.fits("", f"HOWMANY WHICH TOTAL FEE PRIORITY CU {_FILTERS}") or not frame.has("TXN", "VOTE", "KIND", "SANDWICH", "FAIL", "ERRORNAME"):
         return None
@@ -438,7 +250,7 @@ def _count(frame: _Frame) -> Meaning | None:
     return Meaning("count", _query(frame, chosen, ast.COUNT), chosen.about, chosen.notes)
 
 
-def _is_count(frame: _Frame) -> bool:
+def _is_count(frame: Frame) -> bool:
     """Whether a number is asked for: it is said, or nothing else is asked of more than one transaction."""
     if frame.has("HOWMANY", "TOTAL"):
         return True
@@ -446,7 +258,7 @@ def _is_count(frame: _Frame) -> bool:
     return any(each.is_plural or each.text.lower() in ("sandwich",) for each in nouns) and not frame.has("WHICH")
 
 
-def _exists(frame: _Frame) -> Meaning | None:
+def _exists(frame: Frame) -> Meaning | None:
     """Whether there is any such transaction."""
     if not frame.fits("ANY", f"PRIORITY FEE CU {_FILTERS}") or not frame.has("TXN", "VOTE", "KIND", "SANDWICH", "FAIL"):
         return None
@@ -461,7 +273,7 @@ LIST_ROWS = 10
 """Rows of a list, where the question does not say how many."""
 
 
-def _list(frame: _Frame) -> Meaning | None:
+def _list(frame: Frame) -> Meaning | None:
     """Which transactions."""
     if (
         not frame.fits("", f"LIST WHICH PRIORITY FEE CU {_FILTERS}")
@@ -478,7 +290,7 @@ def _list(frame: _Frame) -> Meaning | None:
     )
 
 
-def _first_last(frame: _Frame) -> Meaning | None:
+def _first_last(frame: Frame) -> Meaning | None:
     """The first or the last transactions."""
     if not frame.fits("TXN", f"FIRST LAST WHICH LIST {_FILTERS}") or frame.has("FIRST") == frame.has("LAST"):
         return None
@@ -489,10 +301,10 @@ def _first_last(frame: _Frame) -> Meaning | None:
     order = ("t.block_slot", 't."index"') if frame.has("FIRST") else ("t.block_slot desc", 't."index" desc')
     word = "first" if frame.has("FIRST") else "last"
     query = _query(frame, chosen, *_ROW, rows=True, limit=limit, order=order)
-    return Meaning("first_last", query, f"{word} {limit} of the {chosen.about}", chosen.notes, ordered=True)
+    return Meaning("first_last", query, _some(word, limit, chosen.about), chosen.notes, ordered=True)
 
 
-def _dearest(frame: _Frame) -> Meaning | None:
+def _dearest(frame: Frame) -> Meaning | None:
     """The transactions that paid most."""
     if not frame.fits("DEAREST", f"WHICH LIST TOP {_FILTERS}"):
         return None
@@ -511,7 +323,7 @@ _AGGREGATES = {"TOTAL": "total", "MEAN": "mean", "MEDIAN": "median", "P90": "p90
 _AGGREGATE_TAGS = " ".join(_AGGREGATES)
 
 
-def _aggregate_of(frame: _Frame, noun: str) -> str | None:
+def _aggregate_of(frame: Frame, noun: str) -> str | None:
     """Which aggregate is asked for; the total where only `how much`, or the plural, says so."""
     said = [aggregate for tag, aggregate in _AGGREGATES.items() if frame.has(tag)]
     if len(said) == 2 and "total" in said:
@@ -524,7 +336,7 @@ def _aggregate_of(frame: _Frame, noun: str) -> str | None:
     return "total" if frame.has("HOWMUCH", "LAMPORT") or frame.tags[noun].is_plural else None
 
 
-def _measure(frame: _Frame) -> tuple[Column, str] | None:
+def _measure(frame: Frame) -> tuple[Column, str] | None:
     """The measure of transactions that a question names: fees, priority fees or compute units."""
     if frame.reading.threshold is not None:
         return None
@@ -533,6 +345,8 @@ def _measure(frame: _Frame) -> tuple[Column, str] | None:
             aggregate = _aggregate_of(frame, tag)
             if aggregate is None:
                 return None
+            if aggregate != "total":
+                name, said = name.removesuffix("s"), said.removesuffix("s")
             if frame.has("LAMPORT"):
                 return ast.amount(aggregate, f"{name}_lamports", sql, "lamports", "lamports"), f"{aggregate} {said}"
             return ast.amount(aggregate, name, sql), f"{aggregate} {said}"
@@ -545,7 +359,7 @@ def _measure(frame: _Frame) -> tuple[Column, str] | None:
 _MEASURES = "FEE PRIORITY CU LAMPORT SOL HOWMUCH HOWMANY"
 
 
-def _aggregate(frame: _Frame) -> Meaning | None:
+def _aggregate(frame: Frame) -> Meaning | None:
     """A sum, a mean or a percentile of fees or compute units."""
     if not frame.fits("", f"{_MEASURES} {_AGGREGATE_TAGS} WHICH LIST {_FILTERS}") or sum(map(frame.has, ("FEE", "PRIORITY", "CU"))) != 1:
         return None
@@ -558,50 +372,48 @@ def _aggregate(frame: _Frame) -> Meaning | None:
     column, said = measure
     query = _query(frame, chosen, column)
     proof = _proof(query)
-    if proof is not None and frame.has("BIG", "SMALL"):
+    if frame.has("BIG", "SMALL"):
         what = "t.priority_fee_lamports" if frame.has("PRIORITY") else "t.compute_units_consumed" if frame.has("CU") else "t.fee"
         proof = replace(proof, order=(f"{what} {'desc' if frame.has('BIG') else 'asc'} nulls last", "t.block_slot", 't."index"'), limit=1)
     return Meaning("aggregate", query, f"{said} of {chosen.about}", chosen.notes, proof=proof)
 
 
-def _share(frame: _Frame) -> Meaning | None:
+def _share(frame: Frame) -> Meaning | None:
     """A share of transactions: failures, successes, votes, a kind."""
-    if not frame.fits("RATE", f"WHICH HOWMUCH HOWMANY {_FILTERS}"):
+    if not frame.fits("RATE", f"WHICH HOWMUCH HOWMANY {_FILTERS}") or frame.has("SANDWICH", "ERRORNAME"):
         return None
-    if frame.has("SANDWICH", "ERRORNAME", "ERRORS"):
+    part = _part(frame)
+    if part is None:
         return None
-    parts = [tag for tag in ("FAIL", "SUCCESS") if frame.has(tag)]
-    if parts and frame.has("TXN") and (frame.has("KIND", "VOTE", "USE") or frame.accounts):
-        # `Of failed transactions, which are swaps` or `of swaps, which failed`: the order of the words tells it.
-        order = [each.tag for each in frame.reading.line if each.tag in (*parts, "TXN", "KIND", "VOTE")]
-        if order.index(parts[0]) < order.index("TXN"):
-            if order[-1] not in ("KIND", "VOTE") or frame.has("USE") or frame.accounts:
-                return None
-            parts = []
-        elif order[-1] != parts[0]:
-            return None
-    if parts:
-        what, word = ("t.status = 'Fail'", "failed") if parts == ["FAIL"] else ("t.status = 'Success'", "succeeded")
-        rest = replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag not in parts})
-        chosen = _transactions(rest)
-        if chosen is None:
-            return None
-        return Meaning("share", _query(rest, chosen, ast.share(f"{word}_percent", what)), f"share of {chosen.about} that {word}", chosen.notes)
-    if frame.kind is not None and not frame.has("VOTE"):
-        chosen = _transactions(replace(frame, kind=None), labelled=True)
-        if chosen is None:
-            return None
-        column = ast.share("percent", "d.kind = ?", (frame.kind,))
-        return Meaning("share", _query(frame, chosen, column), f"share of {chosen.about} that are of kind {frame.kind}", chosen.notes)
-    if frame.has("VOTE") and not frame.has("NONVOTE", "WITHVOTES"):
-        chosen = _transactions(replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag != "VOTE"}))
-        if chosen is None:
-            return None
-        return Meaning("share", _query(frame, chosen, ast.share("vote_percent", "t.is_vote")), f"share of {chosen.about} that are votes")
-    return None
+    rest = replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag != part}, kind=None if part == "KIND" else frame.kind)
+    chosen = _transactions(rest, labelled=part == "KIND")
+    if chosen is None:
+        return None
+    column, words = {
+        "FAIL": (ast.share("failed_percent", ast.FAILED.sql), "failed"),
+        "SUCCESS": (ast.share("succeeded_percent", ast.SUCCEEDED.sql), "succeeded"),
+        "VOTE": (ast.share("vote_percent", ast.VOTES.sql), "are votes"),
+        "KIND": (ast.share("percent", "d.kind = ?", (frame.kind or "",)), f"are of kind {frame.kind}"),
+    }[part]
+    notes = () if part == "VOTE" else chosen.notes
+    return Meaning("share", _query(rest, chosen, column), f"share of {chosen.about} that {words}", notes)
 
 
-def _distinct(frame: _Frame) -> Meaning | None:
+def _part(frame: Frame) -> str | None:
+    """What a share is of, where the words tell it: `failed swaps` are a share of swaps, `failed transactions that are swaps` of those that failed."""
+    outcomes = [tag for tag in ("FAIL", "SUCCESS") if frame.has(tag)]
+    labels = [tag for tag in ("KIND", "VOTE") if frame.has(tag)]
+    if not outcomes:
+        return labels[0] if len(labels) == 1 and not (labels == ["VOTE"] and frame.has("NONVOTE", "WITHVOTES")) else None
+    if not frame.has("TXN") or not (labels or frame.has("USE") or frame.accounts):
+        return outcomes[0]
+    order = [each.tag for each in frame.reading.line if each.tag in (*outcomes, *labels, "TXN")]
+    if order.index(outcomes[0]) > order.index("TXN"):
+        return outcomes[0] if order[-1] == outcomes[0] else None
+    return labels[0] if order[-1] in labels and len(labels) == 1 and not frame.has("USE") and not frame.accounts else None
+
+
+def _distinct(frame: Frame) -> Meaning | None:
     """How many different fee payers or signers."""
     if (
         not frame.fits("", f"DISTINCT HOWMANY PAYER SIGNER WHICH {_FILTERS}")
@@ -636,7 +448,7 @@ _TIMES = {"1": None, "60": ast.MINUTE, "3600": ast.HOUR, "86400": ast.DAY}
 _DIMENSION_TAGS = " ".join(_DIMENSIONS)
 
 
-def _dimension(frame: _Frame) -> str | None:
+def _dimension(frame: Frame) -> str | None:
     """The one dimension that is named."""
     named = [tag for tag in _DIMENSIONS if frame.has(tag)]
     return named[0] if len(named) == 1 else None
@@ -646,13 +458,13 @@ def _counting(source: Source) -> Column:
     return ast.CALLING if source is ast.CALLED else ast.COUNT
 
 
-def _group_filters(frame: _Frame, dimension: str) -> _Transactions | None:
+def _group_filters(frame: Frame, dimension: str) -> _Transactions | None:
     """The transactions that are grouped, without the words that name the dimension."""
     rest = replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag != dimension})
     return _transactions(rest, labelled=dimension in ("KINDS", "ERRORS"))
 
 
-def _grouped(frame: _Frame) -> Meaning | None:
+def _grouped(frame: Frame) -> Meaning | None:
     """A measure for each slot, minute, kind."""
     may = f"PER BY LIST WHICH TIME {_MEASURES} {_AGGREGATE_TAGS} {_DIMENSION_TAGS} {_FILTERS}"
     if not frame.fits("", may) or not frame.has("PER", "BY"):
@@ -688,7 +500,7 @@ def _grouped(frame: _Frame) -> Meaning | None:
 _RANK_TAGS = "TOP MOST BIG LEAST"
 
 
-def _ranking(frame: _Frame) -> Meaning | None:
+def _ranking(frame: Frame) -> Meaning | None:
     """The slots, programs, payers, errors with the most of something."""
     may = f"{_RANK_TAGS} TOTAL BY WHICH LIST {_MEASURES} {_DIMENSION_TAGS} {_FILTERS} HAVE"
     if not frame.fits("", may) or not frame.has(*_RANK_TAGS.split()):
@@ -742,7 +554,7 @@ class _Moves:
     asset: Asset | None
 
 
-def _moves(frame: _Frame) -> _Moves | None:
+def _moves(frame: Frame) -> _Moves | None:
     """The movements that are meant; those of failed transactions moved nothing."""
     if not frame.plays(*_MOVE_PLAYS) or frame.programs or frame.kind is not None or frame.has("FAIL"):
         return None
@@ -773,7 +585,7 @@ def _moves(frame: _Frame) -> _Moves | None:
     return _Moves(tuple(filters), " ".join([noun, *words]), asset)
 
 
-def _move_accounts(frame: _Frame, filters: list[Filter], words: list[str]) -> bool:
+def _move_accounts(frame: Frame, filters: list[Filter], words: list[str]) -> bool:
     """Who sent and who received. An account without such a word is one or the other only where a verb says which."""
     if frame.accounts and frame.asset is not None and frame.asset.mint is not None:
         raise NotUnderstoodError(
@@ -795,7 +607,7 @@ def _move_accounts(frame: _Frame, filters: list[Filter], words: list[str]) -> bo
     return len(columns) == len(set(columns))
 
 
-def _move_threshold(frame: _Frame, asset: Asset | None, filters: list[Filter], words: list[str]) -> bool:
+def _move_threshold(frame: Frame, asset: Asset | None, filters: list[Filter], words: list[str]) -> bool:
     threshold = frame.reading.threshold
     if threshold is None:
         return True
@@ -821,7 +633,7 @@ def _value(asset: Asset, sql: str, name: str) -> tuple[Column, ...]:
 _MOVED = "only what successful transactions moved"
 
 
-def _transfers_counted(frame: _Frame) -> Meaning | None:
+def _transfers_counted(frame: Frame) -> Meaning | None:
     """How many transfers."""
     if not frame.fits("TRANSFER", f"HOWMANY TOTAL {_MOVE_TAGS}") or not (frame.has("HOWMANY") or frame.tags["TRANSFER"].text.lower() == "transfers"):
         return None
@@ -834,7 +646,7 @@ def _transfers_counted(frame: _Frame) -> Meaning | None:
     return Meaning("count", query, moves.about, (_MOVED,))
 
 
-def _volume(frame: _Frame) -> Meaning | None:
+def _volume(frame: Frame) -> Meaning | None:
     """How much of an asset moved, was burned or was minted."""
     if not frame.fits("", f"HOWMUCH HOWMANY TOTAL WHICH MEAN BIG {_MOVE_TAGS}") or not frame.has(
         "VOLUME", "TRANSFER", "SEND", "RECEIVE", "BURN", "MINTED"
@@ -858,7 +670,7 @@ def _volume(frame: _Frame) -> Meaning | None:
     return Meaning("volume", query, about, (_MOVED,))
 
 
-def _largest_transfers(frame: _Frame) -> Meaning | None:
+def _largest_transfers(frame: Frame) -> Meaning | None:
     """The largest or smallest transfers, and any list of them."""
     if not frame.fits("TRANSFER", f"BIG SMALL TOP WHICH LIST FIRST LAST ANY {_MOVE_TAGS}") or frame.has("VOLUME", "BURN", "MINTED", "ANY"):
         return None
@@ -883,13 +695,17 @@ def _largest_transfers(frame: _Frame) -> Meaning | None:
     )
     query = Query(ast.TRANSFERS, (*columns, *amounts), filters=moves.filters, window=frame.reading.window, order=order, limit=limit, rows=True)
     words = {"BIG": "largest", "SMALL": "smallest", "FIRST": "first", "LAST": "last"}
-    return Meaning("transfers", query, f"{words[rank]} {limit} of the {moves.about}", (_MOVED,), ordered=True)
+    return Meaning("transfers", query, _some(words[rank], limit, moves.about), (_MOVED,), ordered=True)
+
+
+def _some(word: str, limit: int, about: str) -> str:
+    return f"{word} {f'{limit} ' if limit > 1 else ''}of the {about}"
 
 
 _MOVE_DIMENSIONS = {"MINTS": ast.MINT, "SENDER": ast.SENDER, "RECEIVER": ast.RECEIVER, "SLOT": ast.SLOT}
 
 
-def _transfers_ranked(frame: _Frame) -> Meaning | None:
+def _transfers_ranked(frame: Frame) -> Meaning | None:
     """The mints, senders, receivers or slots with the most transfers, or the most of an asset; or a figure for each."""
     may = "TOP MOST BIG TRANSFER HOWMANY HOWMUCH TOTAL WHICH LIST BY PER VOLUME SOL ASSET MINTS SENDER RECEIVER SLOT HAVE TIME RECEIVE SEND"
     if not frame.fits("", may) or not frame.has("TOP", "MOST", "BIG", "PER", "BY") or not frame.has("TRANSFER", "VOLUME", "SENDER", "RECEIVER"):
@@ -924,7 +740,7 @@ def _transfers_ranked(frame: _Frame) -> Meaning | None:
     return Meaning("ranking" if ranked else "grouped", query, f"{by.name.replace('_', ' ')} by {what}", (_MOVED,), ordered=ranked)
 
 
-def _balance(frame: _Frame) -> Meaning | None:
+def _balance(frame: Frame) -> Meaning | None:
     """What an account holds."""
     if not frame.fits("", "HOWMUCH HOWMANY WHICH BALANCE HAVE NOW SOL ASSET MINTS LAST") or not frame.has("BALANCE", "HAVE"):
         return None
@@ -955,7 +771,7 @@ def _balance(frame: _Frame) -> Meaning | None:
     return Meaning("balance", query, f"{asset.symbol} balance of {account}", (note,), proof=proof, table=ast.CHANGES.table, columns=columns)
 
 
-def _pairs(frame: _Frame) -> Meaning | None:
+def _pairs(frame: Frame) -> Meaning | None:
     """Swaps of one asset for another."""
     if frame.pair is None or not frame.fits("KIND PAIR", "HOWMANY TXN ANY LIST WHICH SUCCESS TOTAL") or frame.accounts or frame.programs:
         return None
@@ -977,12 +793,12 @@ def _as_swapped(asset: Asset | None) -> str:
 # Blocks, slots, leaders, rewards
 
 
-def _one_slot(frame: _Frame) -> int | None:
+def _one_slot(frame: Frame) -> int | None:
     window = frame.reading.window
     return window.first if frame.reading.said_window.startswith("slot ") and window.first == window.last and not window.has_time else None
 
 
-def _block(frame: _Frame) -> Meaning | None:
+def _block(frame: Frame) -> Meaning | None:
     """A fact of one block."""
     slot = _one_slot(frame)
     if slot is None or frame.accounts or frame.programs:
@@ -1006,7 +822,7 @@ def _block(frame: _Frame) -> Meaning | None:
     return None
 
 
-def _end(frame: _Frame) -> Meaning | None:
+def _end(frame: Frame) -> Meaning | None:
     """The first or the last block."""
     if (
         not frame.fits("SLOT", "FIRST LAST WHICH NOW HAVE WHEN PRODUCE LAND")
@@ -1024,7 +840,7 @@ def _end(frame: _Frame) -> Meaning | None:
     return Meaning("end", query, f"{'time of the ' if frame.has('WHEN') else ''}{word} block that is here")
 
 
-def _skipped(frame: _Frame) -> Meaning | None:
+def _skipped(frame: Frame) -> Meaning | None:
     """Slots that were skipped: how many, which, what share."""
     if not frame.fits("SKIP SLOT", "HOWMANY WHICH LIST ANY RATE HAVE TOTAL") or frame.accounts or frame.programs:
         return None
@@ -1041,7 +857,7 @@ def _skipped(frame: _Frame) -> Meaning | None:
     return Meaning("list", query, "slots that were skipped")
 
 
-def _blocks(frame: _Frame) -> Meaning | None:
+def _blocks(frame: Frame) -> Meaning | None:
     """How many blocks, of a leader or of all; how many leaders; transactions in the mean block."""
     window = frame.reading.window
     if frame.programs or not frame.plays("leader", "by", "bare", "of"):
@@ -1058,7 +874,7 @@ def _blocks(frame: _Frame) -> Meaning | None:
     return None
 
 
-def _leaders(frame: _Frame) -> Meaning | None:
+def _leaders(frame: Frame) -> Meaning | None:
     """Leaders by blocks or by rewards."""
     if (
         not frame.fits("LEADER", "TOP MOST LEAST PER BY WHICH LIST HOWMANY HOWMUCH TOTAL SLOT PRODUCE REWARD HAVE FEE")
@@ -1080,7 +896,7 @@ def _leaders(frame: _Frame) -> Meaning | None:
     return Meaning("ranking" if ranked else "grouped", query, f"leaders by {'rewards' if rewards else 'blocks'}", ordered=ranked)
 
 
-def _rewards(frame: _Frame) -> Meaning | None:
+def _rewards(frame: Frame) -> Meaning | None:
     """What was paid in rewards, to an account or to all."""
     if (
         not frame.fits("REWARD", "HOWMUCH TOTAL LEADER SOL WHICH PAY LAMPORT RECEIVE SLOT")
@@ -1107,7 +923,7 @@ def _rewards(frame: _Frame) -> Meaning | None:
 _SIDES = "COMPARE MORE MOST WHICH HAVE AND OR BY HOWMANY"
 
 
-def _compared(frame: _Frame) -> Meaning | None:
+def _compared(frame: Frame) -> Meaning | None:
     """Two programs or two slots by a number of transactions."""
     tags = {tag: each for tag, each in frame.tags.items() if tag not in ("COMPARE", "MORE", "AND", "OR", "BY", "HAVE", "MOST")}
     rest = replace(frame, tags=tags)
@@ -1119,14 +935,14 @@ def _compared(frame: _Frame) -> Meaning | None:
             return None
         both = ast.Among("i.program_id", frame.programs)
         query = _query(frame, chosen, ast.CALLING, source=ast.CALLED, extra=(both,), by=(ast.PROGRAM,), order=("transactions desc", "program_id"))
-        return Meaning("compared", query, f"{chosen.about} of each", chosen.notes, ordered=True)
+        return Meaning("compared", query, f"{chosen.about} of each", (*chosen.notes, "one that is not listed has none"), ordered=True)
     if len(frame.reading.slots) == 2 and not frame.programs and frame.has("TXN", "VOTE", "FAIL", "SUCCESS", "KIND"):
         chosen = _transactions(rest)
         if chosen is None:
             return None
         both = ast.Among("t.block_slot", frame.reading.slots)
         query = _query(frame, chosen, ast.COUNT, extra=(both,), by=(ast.SLOT,), order=("transactions desc", "block_slot"))
-        return Meaning("compared", query, f"{chosen.about} of each", chosen.notes, ordered=True)
+        return Meaning("compared", query, f"{chosen.about} of each", (*chosen.notes, "one that is not listed has none"), ordered=True)
     return None
 
 
@@ -1155,7 +971,7 @@ _DETAILS = (
 )  # fmt: skip
 
 
-def _signature(frame: _Frame) -> Meaning | None:
+def _signature(frame: Frame) -> Meaning | None:
     """A fact of one transaction."""
     if frame.signature is None:
         return None
@@ -1193,7 +1009,7 @@ def _signature(frame: _Frame) -> Meaning | None:
     return None
 
 
-_INTENTS: tuple[Callable[[_Frame], Meaning | None], ...] = (
+_INTENTS: tuple[Callable[[Frame], Meaning | None], ...] = (
     _signature, _end, _block, _skipped, _blocks, _leaders, _rewards, _balance, _pairs, _compared, _transfers_ranked, _transfers_counted, _volume,
     _largest_transfers, _share, _distinct, _dearest, _ranking, _grouped, _aggregate, _first_last, _exists, _list, _count,
 )  # fmt: skip

@@ -112,7 +112,7 @@ _TAGS = {
     "BEFORE": "before|prior to|earlier than",
     "AFTER": "after|later than",
     "UPTO": "|up to",
-    "DASH": "- .. … – —",
+    "DASH": "- ..",
     "TODAY": "today",
     "YESTERDAY": "yesterday",
 }

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from blyan.corpus.registry import Registry
 from blyan.query.intents import Meaning, meaning_of
-from blyan.query.query_ast import Column, Query, Value, to_sql
+from blyan.query.query_ast import LABELLED, Column, Query, Value, slots_here, to_sql, without_documents
 from blyan.query.reading import NotUnderstoodError, Tip, read
 from blyan.query.saying import Citation, Said, say
 
 __all__ = ["TIP_SQL", "Abstention", "Citation", "Plan", "Said", "Tip", "plan", "say"]
 
 TIP_SQL = "select min(slot) as first_slot, max(slot) as last_slot, arg_max(block_timestamp, slot) as last_time from solana.blocks"
-"""The one row that `Tip` is made of, as in `Tip(*row)`."""
+"""The one row that `Tip` is made of, as in `Tip.of(*row)`."""
 
 MAX_CHARACTERS = 2_000
 """Of a question. Longer ones are no questions."""
@@ -42,6 +42,10 @@ class Plan:
         notes: what was taken for granted: which slots, whether votes are in.
         proof: a statement with columns `slot` and `signature` of some rows that the answer rests on, and its parameters; None where the
             rows of the answer are their own proof.
+        lacking: a statement that gives the number of transactions in the window that have no document yet, and its parameters; None where the
+            answer needs no documents. Such transactions have no kind and no error's name, and are in no answer about them.
+        slots_here: a statement that gives how many of the `slots_asked` are known, landed or skipped, and its parameters.
+        slots_asked: the number of slots of the window; None where it has no two ends.
         table: the table that is cited.
         signature: the transaction asked about, if one is.
         ordered: whether the order of the rows says something.
@@ -55,6 +59,9 @@ class Plan:
     about: str
     notes: tuple[str, ...]
     proof: tuple[str, tuple[Value, ...]] | None
+    lacking: tuple[str, tuple[Value, ...]] | None
+    slots_here: tuple[str, tuple[Value, ...]] | None
+    slots_asked: int | None
     table: str
     signature: str | None = None
     ordered: bool = False
@@ -95,17 +102,25 @@ def plan(question: str, names: Registry, tip: Tip | None = None) -> Plan | Abste
 
 
 def _plan(meaning: Meaning) -> Plan:
-    sql, params = to_sql(meaning.query)
-    columns = (*meaning.query.by, *meaning.query.columns) if isinstance(meaning.query, Query) else meaning.columns
+    query = meaning.query
+    sql, params = to_sql(query)
+    window = query.window
+    # What a transaction is depends on no other slot.
+    here = slots_here(window) if meaning.signature is None else None
+    asked = window.last - window.first + 1 if here is not None and window.first is not None and window.last is not None else None
+    labelled = isinstance(query, Query) and query.source is LABELLED
     return Plan(
         intent=meaning.intent,
         slots=meaning.slots,
         sql=sql,
         params=params,
-        columns=columns,
+        columns=(*query.by, *query.columns) if isinstance(query, Query) else meaning.columns,
         about=meaning.about,
         notes=meaning.notes,
         proof=to_sql(meaning.proof) if meaning.proof is not None else None,
+        lacking=to_sql(without_documents(window)) if labelled else None,
+        slots_here=to_sql(here) if here is not None else None,
+        slots_asked=asked,
         table=meaning.table,
         signature=meaning.signature,
         ordered=meaning.ordered,

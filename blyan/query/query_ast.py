@@ -47,6 +47,7 @@ LABELLED = replace(
     frm='solana.transactions t join corpus.documents d on d.block_slot = t.block_slot and d.tx_index = t."index"',
     other="d.block_slot",
 )
+_UNTOLD = replace(LABELLED, frm=LABELLED.frm.replace(" join ", " left join "), other="")
 SIGNED = replace(TRANSACTIONS, name="signed", frm="solana.transactions t, unnest(t.accounts) as u(a)")
 CALLED = replace(
     TRANSACTIONS,
@@ -253,6 +254,18 @@ class Balance:
     column: Column
     mint: str | None = None
     window: Window = Window()
+
+
+def without_documents(window: Window) -> Query:
+    """How many transactions of a window, votes left out, have no document: of them neither kind nor error is known."""
+    return Query(_UNTOLD, (Column("transactions", "count(*)"),), filters=(NO_VOTES, Fact("d.tx_index is null")), window=window)
+
+
+def slots_here(window: Window) -> Query | None:
+    """How many slots of a window are known, landed or skipped; None for one of times, or without an end."""
+    if window.has_time or window.first is None or window.last is None:
+        return None
+    return Query(SLOTS, (Column("slots", "count(*)"),), filters=(Fact("t.state <> 'unknown'"),), window=window)
 
 
 def to_sql(query: Query | Balance) -> tuple[str, tuple[Value, ...]]:

@@ -32,6 +32,11 @@ class Tip:
     last_slot: int
     last_time: datetime | None = None
 
+    @classmethod
+    def of(cls, first_slot: int | None, last_slot: int | None, last_time: datetime | None) -> Tip | None:
+        """The row of `blyan.query.planner.TIP_SQL`; None where there is no block."""
+        return None if first_slot is None or last_slot is None else cls(first_slot, last_slot, last_time)
+
 
 class NotUnderstoodError(PermanentError):
     """A question that is not answered; `reason`, `words` and `instead` are those of `blyan.query.planner.Abstention`."""
@@ -163,7 +168,7 @@ _PIECE = re.compile(
     r"(?P<base58>(?<![A-Za-z0-9])[1-9A-HJ-NP-Za-km-z]{32,88}(?![A-Za-z0-9]))"
     r"|(?P<moment>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?Z?(?![\w-]))"
     r"|(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?P<scale>k|m|mn|bn|b)?(?![\w])"
-    r"|(?P<word>[A-Za-z0-9]+(?:['’][A-Za-z]+)?)"
+    r"|(?P<word>[A-Za-z0-9]+(?:['\u2019][A-Za-z]+)?)"
     r"|(?P<dots>\.\.+)|(?P<negative>(?<!\w)(?<!\d )-(?=\d))|(?P<sign>\S)",
     re.IGNORECASE | re.ASCII,
 )  # fmt: skip
@@ -202,14 +207,13 @@ def _pieces(question: str) -> list[Lexeme]:
                 value = Decimal(match["number"].replace(",", "")) * _SCALES.get((match["scale"] or "").lower(), 1)
                 pieces.append(Lexeme("NUM", text, f"{value:f}"))
             case "word":
-                whole = text.replace("’", "'")
-                for word in _SHORT.get(whole.lower(), re.sub(r"'s$", "", whole)).split():
-                    pieces.append(Lexeme("WORD", word))
+                whole = text.replace("\u2019", "'")
+                pieces.extend(Lexeme("WORD", word) for word in _SHORT.get(whole.lower(), re.sub(r"'s$", "", whole)).split())
             case "negative":
                 pieces.append(Lexeme("WORD", "-"))
             case "dots":
                 pieces.append(Lexeme("DASH", text))
-            case _ if text in "-–—":
+            case _ if text in "-\u2013\u2014":
                 pieces.append(Lexeme("HYPHEN", text))
             case _ if text not in _SILENT:
                 pieces.append(Lexeme("WORD", text))
@@ -258,7 +262,7 @@ def _names(registry: Registry) -> dict[tuple[str, ...], Lexeme]:
         programs.setdefault((*words, "program"), (account,))
         if len(words) > 1:
             programs[words] = (account,)
-    tokens = {(mint.symbol.lower(),): account for account, mint in registry.mints.items()}
+    tokens: dict[tuple[str, ...], str] = {(mint.symbol.lower(),): account for account, mint in registry.mints.items()}
     symbols = {mint.symbol: account for account, mint in registry.mints.items()}
     tokens |= {tuple(words.split()): symbols[symbol] for words, symbol in TOKEN_NICKNAMES.items() if symbol in symbols}
     for phrase, accounts in programs.items():
@@ -403,7 +407,7 @@ def _relative(reading: Reading) -> tuple[Window, str] | None:
         count = _count(taken[2]) if taken[2] is not None else 1
         if count * int(unit.value) > _LONGEST_SPAN:
             raise NotUnderstoodError("That is longer than the chain.", "not_understood", (unit.text,))
-        return Window(after=tip.last_time - timedelta(seconds=count * int(unit.value))), f"the last {count} × {unit.value} seconds"
+        return Window(after=tip.last_time - timedelta(seconds=count * int(unit.value))), f"the last {count * int(unit.value)} seconds"
     if taken := reading.take("IN|OF|FROM|FOR? TODAY|YESTERDAY"):
         tip, word = _tip(reading), taken[1]
         if tip.last_time is None or word is None:

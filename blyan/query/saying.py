@@ -45,7 +45,14 @@ CITED = 5
 
 
 def say(
-    plan: Plan, columns: Sequence[str], rows: Sequence[Sequence[Any]], proof: Sequence[Sequence[Any]] = (), names: Mapping[str, str] | None = None
+    plan: Plan,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    proof: Sequence[Sequence[Any]] = (),
+    *,
+    lacking: int = 0,
+    here: int | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Said:
     """What the rows of a plan's statement say.
 
@@ -54,11 +61,18 @@ def say(
         columns: names of the columns of the result.
         rows: the result.
         proof: rows of the plan's `proof`, if that was run.
+        lacking: what the plan's `lacking` gave, if that was run.
+        here: what the plan's `slots_here` gave, if that was run.
         names: of accounts, such as `Registry.names`.
     """
     known = {column.name: column for column in plan.columns}
     shown = [known.get(name, Column(name, name, "text")) for name in columns]
-    notes = f" ({'; '.join(plan.notes)})" if plan.notes else ""
+    taken = list(plan.notes)
+    if here is not None and plan.slots_asked is not None and here < plan.slots_asked:
+        taken.append(f"only {here:,} of these {plan.slots_asked:,} slots are here")
+    if lacking:
+        taken.append(f"{lacking:,} transactions there have no document yet and are left out")
+    notes = f" ({'; '.join(taken)})" if taken else ""
     about = plan.about[:1].upper() + plan.about[1:]
     if not rows or all(value is None for row in rows for value in row):
         return Said(f"{about}: there is nothing of that here{notes}.", _citations(plan, columns, rows, proof))
@@ -91,7 +105,8 @@ def _said(column: Column, value: Any, decimals: Any, names: Mapping[str, str]) -
         case "percent":
             return f"{value} %"
         case "count":
-            return f"{value:,} {column.name.replace('_', ' ')}"
+            noun = column.name.replace("_", " ")
+            return f"{value:,} {noun.removesuffix('s') if value == 1 else noun}"
         case "sol" | "token" | "lamports":
             return f"{_number(value)} {column.symbol}".strip()
         case "base_units":
