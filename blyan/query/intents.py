@@ -89,7 +89,7 @@ def _complete(meaning: Meaning, frame: Frame) -> Meaning:
     proof = meaning.proof
     if frame.signature is not None:
         proof = _proof(Query(ast.TRANSACTIONS, (), filters=(Compare("t.signature", "=", frame.signature),)))
-    elif proof is None and isinstance(query, Query) and not query.rows:
+    elif proof is None and isinstance(query, Query) and not (query.rows and any(column.unit == "slot" for column in query.columns)):
         proof = _proof(query)
     table = meaning.table or source.table
     return replace(
@@ -133,7 +133,11 @@ def _proof(query: Query) -> Query:
     """Some of the rows that an aggregate is over; of an extreme, those that have it."""
     source = query.source
     signature = Column("signature", source.signature or "cast(null as varchar)", "signature")
-    return Query(source, (Column("slot", source.slot, "slot"), signature), filters=query.filters, window=query.window, limit=PROOFS, rows=True)
+    columns = (Column("slot", source.slot, "slot"), signature)
+    if source in (ast.CALLED, ast.SIGNED):
+        # A transaction has many rows there.
+        return Query(source, (), by=columns, filters=query.filters, window=query.window, limit=PROOFS)
+    return Query(source, columns, filters=query.filters, window=query.window, limit=PROOFS, rows=True)
 
 
 # Transactions and what narrows them

@@ -178,11 +178,15 @@ _SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9}
 _SHORT = {"what's": "what", "who's": "who", "didn't": "did not", "don't": "do not", "doesn't": "does not", "wasn't": "was not", "weren't": "were not",
           "where's": "where", "it's": "it", "that's": "that", "isn't": "is not", "aren't": "are not", "when's": "when", "couldn't": "could not"}  # fmt: skip
 _LONGEST = 5
+MOST_WORDS = 80
+"""Of a question."""
 
 
 def _lexemes(question: str, registry: Registry) -> list[Lexeme]:
     """Every piece of a question, tagged: the longest phrases first, from the left."""
     pieces = _pieces(question)
+    if len(pieces) > MOST_WORDS:
+        raise NotUnderstoodError(f"The question has more than {MOST_WORDS} words.", "no_question")
     known = _known(registry)
     found: list[Lexeme] = []
     at = 0

@@ -11,7 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -196,3 +196,54 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         low, high = wilson(part, of)
         found[name] = {"value": round(part / of, 4) if of else None, "of": of, "interval": [round(low, 4), round(high, 4)]}
     return found
+
+
+# Controls, and the page
+
+
+def silent(_text: str, _tip: Tip) -> Abstention:
+    """A planner that knows nothing."""
+    return Abstention("I do not know.", "not_understood")
+
+
+def shuffled(asked: Sequence[Question]) -> list[Question]:
+    """The questions that have SQL, each with that of the need after it: right answers to other questions."""
+    answerable = [question for question in asked if question.sql is not None]
+    needs = {question.need: question for question in answerable}
+    after = dict(zip(needs, [*list(needs.values())[1:], next(iter(needs.values()))], strict=True))
+    return [
+        replace(question, sql=after[question.need].sql, ordered=after[question.need].ordered)
+        for question in answerable
+        if after[question.need].lake == question.lake
+    ]
+
+
+BEGIN, END = "<!-- figures: made by `python benchmarks/golden.py --write` -->", "<!-- end of figures -->"
+_ROWS = (
+    ("questions", "questions"), ("needs", "needs, most of them in several wordings"), ("right", "answered, and right"), ("wrong", "answered, and wrong"),
+    ("missed", "abstained from, though it has an answer"), ("abstained", "abstained from, rightly"), ("rash", "answered, though it has no answer"),
+    ("accuracy_of_answered", "right, of all that was answered"), ("accuracy_of_answerable", "right, of all that has an answer"),
+    ("abstained_rightly", "abstained from, of all that has no answer"),
+)  # fmt: skip
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of both halves, as Markdown."""
+    lines = [f"| | {' | '.join(half.replace('_', '-') for half in found)} |", f"|---|{'---|' * len(found)}"]
+    for name, words in _ROWS:
+        lines.append(f"| {words} | {' | '.join(_cell(half[name]) for half in found.values())} |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
+    low, high = value["interval"]
+    return f"{value['value']:.3f} ({low:.3f} to {high:.3f}) of {value['of']}"
+
+
+def page(text: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A page with its figures replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table(found)}\n{END}{after}"
