@@ -220,12 +220,21 @@ def _take_accounts(frame: Frame) -> None:
             reading.line += [each for each in taken if each is not None and each.tag in ("SEND", "PAY", "RECEIVE", "LEADER", "PRODUCE")]
 
 
+_BEFORE = frozenset(("IN", "OF", "FROM", "TO", "BY", "FOR"))
+_RANKED = frozenset(("SLOT", "PAYER", "SIGNER", "PROGRAM", "LEADER", "MINTS", "SENDER", "RECEIVER", "ACCOUNT", "TXN"))
+
+
 def _take_orders(frame: Frame) -> None:
     """Where one transaction is asked for by its fee, and not the fee: the order of the words tells it."""
     reading = frame.reading
     for at, each in enumerate(reading.line[1:]):
         if each.text.lower() == "no votes" and reading.line[at].tag in ("WITH", "HAVE"):
             raise NotUnderstoodError("It is not clear what has no votes.", "ambiguous", ("no votes",))
+    for at in range(len(reading.line) - 2):
+        before, rank, what = reading.line[at : at + 3]
+        if before.tag in _BEFORE and rank.tag in ("MOST", "TOP", "LEAST", "BIG", "SMALL") and what.tag in _RANKED:
+            words = (rank.text, what.text)
+            raise NotUnderstoodError(f"That needs two answers: first which is meant by {' '.join(words)}.", "not_understood", words)
     if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
         reading.line += [each for each in taken if each is not None and each.tag != "BY"]
     for pattern in ("TXN WITH BIG|MOST FEE", "TXN PAY BIG|MOST FEE", "BIG FEE TXN", "TXN BY FEE"):

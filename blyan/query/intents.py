@@ -46,7 +46,7 @@ def meaning_of(reading: Reading, registry: Registry) -> Meaning:
     frame = frame_of(reading, registry)
     for intent in _INTENTS:
         meaning = intent(frame)
-        if meaning is not None and _is_whole(meaning, frame):
+        if meaning is not None and _is_whole(meaning, frame) and (not reading.is_closed or meaning.intent in _CLOSED):
             return _complete(meaning, frame)
     words = list(dict.fromkeys(each.text for each in frame.reading.line))
     raise NotUnderstoodError(f"The words are known, but not what they ask together: {', '.join(words)}.", "not_understood", words)
@@ -138,6 +138,10 @@ def _proof(query: Query) -> Query:
         # A transaction has many rows there.
         return Query(source, (), by=columns, filters=query.filters, window=query.window, limit=PROOFS)
     return Query(source, columns, filters=query.filters, window=query.window, limit=PROOFS, rows=True)
+
+
+_CLOSED = frozenset(("exists", "transaction", "block"))
+"""Intents whose answer can be yes or no, or says as much."""
 
 
 # Transactions and what narrows them
@@ -243,6 +247,8 @@ def _query(
 def _count(frame: Frame) -> Meaning | None:
     """How many transactions."""
     if not frame.fits("", f"HOWMANY WHICH TOTAL FEE PRIORITY CU {_FILTERS}") or not frame.has("TXN", "VOTE", "KIND", "SANDWICH", "FAIL", "ERRORNAME"):
+        return None
+    if frame.text("HOWMANY") in ("how many times", "how often") and not (frame.accounts or frame.programs):
         return None
     if not _is_count(frame) or (frame.has("WHICH") and not frame.has("HOWMANY", "TOTAL")):
         return None
@@ -504,18 +510,26 @@ def _grouped(frame: Frame) -> Meaning | None:
 _RANK_TAGS = "TOP MOST BIG LEAST"
 
 
+def _is_rankable(frame: Frame, dimension: str) -> bool:
+    """Whether it is clear what the most of is asked for, and what has none cannot be what is asked for."""
+    if frame.has("BIG") and not any(frame.has(tag) and frame.tags[tag].is_plural for tag in ("FEE", "PRIORITY", "CU")):
+        # `The slot with the highest fee` asks for one fee, with the highest fees for their sum.
+        return False
+    if dimension in ("STATUS", "VERSIONS") or (dimension == "PROGRAM" and frame.programs):
+        return False
+    if frame.text("MOST") in ("busiest", "most active") and frame.has("FEE", "PRIORITY", "CU"):
+        return False
+    # Those that have none are not among the rows.
+    return not (frame.has("LEAST") and (frame.programs or frame.accounts or frame.has("FAIL", "SUCCESS", "KIND", "SANDWICH", "ERRORNAME", "VOTE")))
+
+
 def _ranking(frame: Frame) -> Meaning | None:
     """The slots, programs, payers, errors with the most of something."""
     may = f"{_RANK_TAGS} TOTAL BY WHICH LIST {_MEASURES} {_DIMENSION_TAGS} {_FILTERS} HAVE"
     if not frame.fits("", may) or not frame.has(*_RANK_TAGS.split()):
         return None
     dimension = _dimension(frame)
-    if frame.has("BIG") and not any(frame.has(tag) and frame.tags[tag].is_plural for tag in ("FEE", "PRIORITY", "CU")):
-        # `The slot with the highest fee` asks for one fee, with the highest fees for their sum.
-        return None
-    if dimension is None or dimension in ("STATUS", "VERSIONS") or (frame.has("BIG") and not frame.has("FEE", "CU", "PRIORITY")):
-        return None
-    if frame.has("CALLED", "USE") and dimension == "PROGRAM" and frame.programs:
+    if dimension is None or not _is_rankable(frame, dimension):
         return None
     by, source, condition = _DIMENSIONS[dimension]
     chosen = _group_filters(frame, dimension)
@@ -634,6 +648,7 @@ def _value(asset: Asset, sql: str, name: str) -> tuple[Column, ...]:
     return (Column(name, f"cast({sql} as decimal(38, 0))", "base_units", asset.symbol), Column("decimals", decimals, "decimals"))
 
 
+_TRANSFER_NOUNS = ("transfer", "transfers", "payment", "payments", "movements")
 _MOVED = "only what successful transactions moved"
 
 
@@ -642,6 +657,9 @@ def _transfers_counted(frame: Frame) -> Meaning | None:
     if not frame.fits("TRANSFER", f"HOWMANY TOTAL {_MOVE_TAGS}") or not (frame.has("HOWMANY") or frame.tags["TRANSFER"].text.lower() == "transfers"):
         return None
     if frame.has("VOLUME", "BURN", "MINTED") or (frame.has("TOTAL") and not frame.has("HOWMANY")):
+        return None
+    if frame.text("TRANSFER") not in _TRANSFER_NOUNS:
+        # `How many tokens moved` can ask for an amount, and for how many tokens there are.
         return None
     moves = _moves(frame)
     if moves is None:

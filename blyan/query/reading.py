@@ -100,6 +100,7 @@ class Reading:
         slots: slots to compare.
         limit: how many rows.
         threshold: an amount to compare with.
+        is_closed: whether the answer is yes or no: it begins as `Did …` does.
     """
 
     line: list[Lexeme]
@@ -109,6 +110,7 @@ class Reading:
     slots: tuple[int, ...] = ()
     limit: int | None = None
     threshold: Threshold | None = None
+    is_closed: bool = False
 
     def take(self, pattern: str, accept: Literal["", "whole"] = "") -> list[Lexeme | None] | None:
         """Take the first run of lexemes out of the line that fits a pattern.
@@ -146,6 +148,9 @@ def _match(line: Sequence[Lexeme], at: int, items: Sequence[tuple[frozenset[str]
     return None
 
 
+_AUXILIARIES = frozenset(("did", "do", "does", "is", "are", "was", "were", "has", "have", "had", "can", "could"))
+
+
 def read(question: str, registry: Registry, tip: Tip | None) -> Reading:
     """The parts of a question.
 
@@ -155,6 +160,9 @@ def read(question: str, registry: Registry, tip: Tip | None) -> Reading:
     line = _lexemes(question, registry)
     _refuse(line)
     reading = Reading([each for each in line if each.tag != "HARMLESS"], tip)
+    reading.is_closed = line[0].text.lower().split()[0] in _AUXILIARIES and not any(
+        map(reading.has, ("HOWMANY", "HOWMUCH", "WHICH", "LIST", "WHY", "WHEN"))
+    )
     _numbers(reading)
     _window(reading)
     _threshold(reading, registry)
@@ -510,6 +518,10 @@ def _single(reading: Reading) -> tuple[Window, str] | None:
     if taken is None:
         return None
     slot = _num(taken[-1])
+    if taken[0] is not None and taken[0].tag == "FROM":
+        raise NotUnderstoodError(
+            f"From slot {slot} on, or in that slot alone?", "ambiguous", ("from",), (f"… since slot {slot}", f"… in slot {slot}")
+        )
     return Window(slot, slot), f"slot {slot}"
 
 

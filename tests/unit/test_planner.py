@@ -147,7 +147,9 @@ def test_amounts_that_are_none_or_of_nothing_are_not_answered(question):
     "question",
     [f"How many transactions did {ACCOUNT} and {OTHER} pay for?", f"USDC transfers from {ACCOUNT}", f"balance of {ACCOUNT} in the last 10 slots", f"Is {ACCOUNT} a leader?",
      f"transactions from {ACCOUNT} to {OTHER}", "Token-2022 or Memo program transactions", "total volume", "what fee did it pay", "wallets with no votes", "failed swaps and votes",
-     "share of transactions that are failed swaps", "what share of failed transactions call Jupiter v6", "slot with the highest fee", "transactions by minute by hour"],
+     "share of transactions that are failed swaps", "what share of failed transactions call Jupiter v6", "slot with the highest fee", "transactions by minute by hour",
+     "fees in the busiest slot", "busiest slot by fees", "which slot had the fewest failed transactions", "how many tokens moved", "did all transactions succeed in slot 5",
+     "how many times did slot 5 fail", "transactions from slot 10", "fees of the top 5 wallets", "How many transactions in slot 5 or 6?", "which program failed with JavaScript"],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_or_goes_beyond_the_grammar_is_not_answered(question):
     refused(question)
@@ -162,6 +164,14 @@ def test_what_can_be_read_in_two_ways_or_goes_beyond_the_grammar_is_not_answered
 def test_an_abstention_says_why_and_what_can_be_asked(question, reason):
     made = refused(question)
     assert (made.reason, bool(made.why), bool(made.instead)) == (reason, True, True)
+
+
+@pytest.mark.parametrize(
+    ("question", "intent"),
+    [("did any transaction fail", "exists"), (f"Did {SIGNATURE} succeed?", "transaction"), ("is slot 5 skipped", "block"), ("can you tell me how many transactions failed?", "count")],
+)  # fmt: skip
+def test_what_asks_for_yes_or_no_is_answered_so(question, intent):
+    assert planned(question).intent == intent
 
 
 def test_what_is_told_as_an_example_is_answered():
