@@ -89,7 +89,7 @@ def _complete(meaning: Meaning, frame: Frame) -> Meaning:
     proof = meaning.proof
     if frame.signature is not None:
         proof = _proof(Query(ast.TRANSACTIONS, (), filters=(Compare("t.signature", "=", frame.signature),)))
-    elif proof is None and isinstance(query, Query) and not (query.rows and any(column.unit == "slot" for column in query.columns)):
+    elif proof is None and isinstance(query, Query) and not (query.rows and any(column.name in ("block_slot", "slot") for column in query.columns)):
         proof = _proof(query)
     table = meaning.table or source.table
     return replace(
