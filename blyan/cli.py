@@ -543,7 +543,9 @@ def ask(
 ) -> None:
     """Answer a question with SQL that a closed grammar makes of it, or say why not; no model is asked (docs/answers.md)."""
     from dataclasses import asdict
+    from pathlib import Path
 
+    from blyan.corpus.registry import load_registry
     from blyan.lake import Lake
     from blyan.query.engine import connect, expose, mentioned, query_errors
     from blyan.query.planner import TIP_SQL, Abstention, Tip, plan, say
@@ -551,7 +553,7 @@ def ask(
     from blyan.settings import load_settings
 
     settings = load_settings()
-    lake, registry = Lake.from_settings(settings), _registry(settings)
+    lake, registry = Lake.from_settings(settings), load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
     with connect(lake, tables=[BLOCKS]) as connection, query_errors(connection):
         (tip,) = connection.execute(TIP_SQL).fetchall()
         planned = plan(question, registry, Tip.of(*tip))
