@@ -116,6 +116,19 @@ class Settings(BaseSettings):
     embedding_batch: int = Field(64, gt=0, le=2_048, description="Texts in one request to it.")
     embedding_concurrency: int = Field(4, gt=0, le=64, description="Requests to it in flight at once.")
 
+    chat_url: str | None = Field(
+        None,
+        description="Base of an API of OpenAI's form whose language model answers questions, as `http://localhost:11434/v1`. Unset: the "
+        "planner answers, which knows a closed set of questions.",
+    )
+    chat_model: str | None = Field(None, description="Name of that model.")
+    chat_key: SecretStr | None = Field(None, description="Key sent to it as `Authorization: Bearer`.")
+    chat_timeout_s: float = Field(60.0, gt=0, description="Seconds for one reply of it, to its last word.")
+    chat_max_tokens: int = Field(1_024, gt=0, description="Tokens of one reply, at most.")
+    chat_data_bytes: int = Field(
+        24 << 10, ge=1 << 10, description="Bytes of results that it is shown for one question: about 3 bytes are a token of its context."
+    )
+
     workers: int = Field(
         0, ge=0, description="Processes that normalise a large range, and threads that embed texts and make tokens; 0 means one per core."
     )
@@ -143,6 +156,10 @@ class Settings(BaseSettings):
     serve_anonymous: bool = Field(False, description="Whether `blyan serve` lets everybody read, without a key and with a reader's limits.")
     serve_cors_origins: list[str] = Field(
         default_factory=list, description='Origins (JSON list) whose pages in a browser may call `blyan serve`; `["*"]` means all.'
+    )
+    serve_hosts: list[str] = Field(
+        default_factory=lambda: ["127.0.0.1:*", "localhost:*", "[::1]:*"],
+        description="Values (JSON list) of the header `Host` that `/mcp` answers to, `name:*` for any port: another is a page that rebound a name.",
     )
     serve_tls_certificate: str | None = Field(None, description="PEM file of the certificate chain, for HTTPS. Unset: HTTP.")
     serve_tls_key: str | None = Field(None, description="PEM file of its private key.")

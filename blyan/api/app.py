@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
 from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError, nearest
-from blyan.api.routes import graphql, health, live, records, search, sql, tables, tokens
+from blyan.api.routes import answers, graphql, health, live, mcp, records, search, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
 from blyan.settings import Settings, load_settings
@@ -59,8 +59,9 @@ def create(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Blyan", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (health, tokens, tables, records, search, sql, graphql, live):
+    for routes in (health, tokens, tables, records, search, sql, answers, graphql, live):
         app.include_router(routes.router)
+    app.router.routes.append(mcp.route())
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
     if settings.serve_cors_origins:
@@ -68,7 +69,7 @@ def create(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.serve_cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["authorization", "content-type", "x-request-id", "mcp-protocol-version", "mcp-method", "mcp-name"],
             expose_headers=EXPOSED,
         )
     app.add_middleware(Envelope, metrics=service.metrics, audit=service.audit, body_bytes=settings.serve_body_bytes)

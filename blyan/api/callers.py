@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from blyan.api.problems import FORBIDDEN, RequestError
 from blyan.errors import PermanentError
+from blyan.query.sandbox import Limits as SqlLimits
 
 
 class Role(StrEnum):
@@ -55,6 +56,10 @@ class Limits:
     seconds: float
     memory_bytes: int
     concurrency: int
+
+    def of_sql(self) -> SqlLimits:
+        """What one statement may take."""
+        return SqlLimits(seconds=self.seconds, memory=self.memory_bytes, rows=self.result_rows, bytes=self.result_bytes, concurrency=self.concurrency)
 
 
 LIMITS = {

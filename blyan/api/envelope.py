@@ -39,7 +39,7 @@ HEADERS = (
 
 TLS_HEADERS = ((b"strict-transport-security", b"max-age=31536000"),)
 
-AUDITED = "/v1/"
+AUDITED = ("/v1/", "/mcp")
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths whose good answers are no line of the log."""
@@ -56,6 +56,7 @@ class Asked:
         headers: that the response gets besides.
         sql: the statement.
         search: the search, as JSON.
+        question: in words.
         rows: that were sent.
         told: the problem that was told.
     """
@@ -65,6 +66,7 @@ class Asked:
     headers: dict[str, str] = field(default_factory=dict)
     sql: str | None = None
     search: str | None = None
+    question: str | None = None
     rows: int | None = None
     told: Told | None = None
 
@@ -217,6 +219,8 @@ class Envelope:
             "query": scope.get("query_string", b"").decode("latin-1"),
             "rows": asked.rows,
         }
+        if asked.question is not None:
+            record["question"] = asked.question[:SQL_CHARACTERS]
         if asked.sql is not None:
             record["sql"] = asked.sql[:SQL_CHARACTERS]
             record["sql_sha256"] = hashlib.sha256(asked.sql.encode(errors="replace")).hexdigest()

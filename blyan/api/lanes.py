@@ -35,11 +35,11 @@ class Lane:
         self._waiting = 0
         self._shares: dict[str, asyncio.Semaphore] = {}
 
-    async def run(self, request: Request, caller: Principal, work: Callable[[], Result], stop: Callable[[], None]) -> Result:
+    async def run(self, request: Request | None, caller: Principal, work: Callable[[], Result], stop: Callable[[], None]) -> Result:
         """Run something in a thread; it is stopped when the caller's time is over, or when the client goes away.
 
         Args:
-            request: whose client may go away.
+            request: whose client may go away; None: whoever looks after that cancels the task.
             caller: whose share and time it takes.
             work: takes no event loop.
             stop: makes the work end early, if it can.
@@ -69,8 +69,8 @@ class Lane:
         begun.add_done_callback(lambda _: loop.call_soon_threadsafe(share.release))
         return asyncio.wrap_future(begun)
 
-    async def _run(self, request: Request, seconds: float, answer: asyncio.Future[Result], stop: Callable[[], None]) -> Result:
-        gone = asyncio.ensure_future(client_gone(request))
+    async def _run(self, request: Request | None, seconds: float, answer: asyncio.Future[Result], stop: Callable[[], None]) -> Result:
+        gone = asyncio.ensure_future(client_gone(request) if request else asyncio.Event().wait())
         waiting: set[asyncio.Future[Any]] = {answer, gone}
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -34,10 +34,12 @@ from blyan.api.telemetry import Metrics
 from blyan.api.tokens import Tokens, new_secret
 from blyan.errors import BlyanError, TransientError
 from blyan.lake import Lake
+from blyan.query.chat_model import ChatModel
 from blyan.query.records import CursorError, Page, Question, Records, SnapshotGoneError, Stop
 from blyan.query.search import Mode
 from blyan.query.searcher import Found, Searcher
 from blyan.query.sql import SqlEngine
+from blyan.query.tools import Toolbox
 from blyan.schemas import BLOCKS
 from blyan.settings import Settings
 
@@ -84,12 +86,14 @@ class Service:
         self.tokens = Tokens(settings.token_secret.get_secret_value() if settings.token_secret else new_secret(), self.keys)
         self.rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
         self.records = Records(self.lake, threads=settings.serve_threads, memory=f"{settings.serve_memory_mib}MiB")
+        self.model = ChatModel.from_settings(settings)
         self._engine = SqlEngine.from_settings(settings)
         self._opening: asyncio.Task[SqlEngine] | None = None
         self.questions = Lane("question", THREADS, SHARE)
         self.searcher = Searcher(self.lake, settings)
         self.searches = Lane("search", SEARCHES, SEARCH_SHARE)
-        self.ending = asyncio.Event()
+        self.ending, self.closing = asyncio.Event(), asyncio.Event()
+        self._kept: list[asyncio.Task[None]] = []
         self.hub = Hub(self.lake, self.ending, self.metrics.live.set)
 
     async def warm(self) -> None:
@@ -175,12 +179,31 @@ class Service:
                     raise
         raise AssertionError("a loop that returns or raises")
 
-    async def ask(self, request: Request, caller: Principal, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
+    def tools(self, caller: Principal) -> Toolbox:
+        """The tools that language models and agents of a caller have; who waits for them cancels their task, and they stop."""
+
+        def run(work: Callable[[], Result], stop: Callable[[], None]) -> Awaitable[Result]:
+            return self.ask(None, caller, work, stop)
+
+        return Toolbox(
+            self.lake,
+            engine=self.sql,
+            records=self.records,
+            searcher=self.searcher,
+            search=partial(self.search, None, caller),
+            run=run,
+            limits=caller.limits.of_sql(),
+            caller=caller.id,
+        )
+
+    async def ask(self, request: Request | None, caller: Principal, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
         """Ask DuckDB something; see `Lane.run`."""
         return await self.questions.run(request, caller, question, stop)
 
-    async def search(self, request: Request, caller: Principal, query: str, mode: Mode, filters: Mapping[str, Any], **options: Any) -> Found:
+    async def search(self, request: Request | None, caller: Principal, query: str, mode: Mode, filters: Mapping[str, Any], **options: Any) -> Found:
         """Search the index, counted and timed; see `Searcher.filters` and `Searcher.find`.
+
+        Without a request nobody is looked after: whoever does that cancels the task.
 
         Raises:
             AskedError: what is asked for cannot be.
@@ -199,12 +222,20 @@ class Service:
     def _found(self, query: str, mode: Mode, filters: Mapping[str, Any], options: Mapping[str, Any]) -> Found:
         return self.searcher.find(query, mode=mode, filters=self.searcher.filters(filters), **options)
 
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the requests, which ends when `closing` is set, once they are all answered."""
+        self._kept.append(asyncio.create_task(work))
+
     async def close(self) -> None:
         """Let go of everything."""
+        self.closing.set()
+        await asyncio.gather(*self._kept)
         if self._opening is not None:
             with suppress(BlyanError):
                 await self._opening
                 await self._engine.__aexit__(None, None, None)
+        if self.model is not None:
+            await self.model.aclose()
         await self.hub.close()
         await self.rates.close()
         self.questions.close()

@@ -34,6 +34,11 @@ def quote(text: str) -> str:
     return shown if len(text) <= MAX_CHARACTERS else f"{shown} (the first {MAX_CHARACTERS} of {len(text)} characters)"
 
 
+def visible(text: str) -> str:
+    """The text with every character that cannot be seen, or that moves others, as its JSON escape; tabs and ends of lines stay."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
 def _escape(found: re.Match[str]) -> str:
     # As JSON escapes it: two surrogates above 16 bits.
     units = found[0].encode("utf-16-be")

@@ -32,7 +32,7 @@ from blyan.api.problems import (
     responses,
     told_of,
 )
-from blyan.api.routes.sql import problems_of_sql, sql_limits
+from blyan.api.routes.sql import problems_of_sql
 from blyan.api.service import HeldResponse, Service, known_parameters, needs, service_of
 from blyan.api.telemetry import REQUEST_ID
 from blyan.errors import BlyanError, TransientError
@@ -175,7 +175,7 @@ class LiveQuery:
         if self._reading is not None and not await asyncio.to_thread(self._moved, self._reading):
             return None
         engine = await self._service.sql()
-        limits = msgspec.structs.replace(sql_limits(self._caller.limits), bytes=LIVE_ROWS_BYTES)
+        limits = msgspec.structs.replace(self._caller.limits.of_sql(), bytes=LIVE_ROWS_BYTES)
         async with await engine.query(self._sql, limits=limits, caller=self._caller.id, rows=LIVE_ROWS) as answer:
             rows = b"".join([part async for part in as_json(answer)])
             self._reading = answer.reading

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from blyan.api.callers import MOST, Limits, Principal, Scope
+from blyan.api.callers import MOST, Principal, Scope
 from blyan.api.envelope import asked_of
 from blyan.api.problems import (
     BAD_CURSOR,
@@ -39,7 +39,6 @@ from blyan.errors import MissingObjectError
 from blyan.query.formats import FORMATS
 from blyan.query.gate import RefusedError
 from blyan.query.sandbox import BusyError, DeadlineError, ProcessDiedError, StatementError, TooLargeError
-from blyan.query.sandbox import Limits as SqlLimits
 from blyan.query.snapshot import Reading
 from blyan.query.spool import Job
 from blyan.query.sql import LONG, Answer, At, SqlEngine
@@ -189,7 +188,7 @@ async def sql(request: Request, asked: Asked, caller: Analyst) -> Response:
     """
     service, form = service_of(request), _form(request, asked.format)
     asked_of(request.scope).sql = asked.sql
-    limits = sql_limits(caller.limits)
+    limits = caller.limits.of_sql()
     async with problems_of_sql():
         engine = await service.sql()
         query = engine.query(asked.sql, asked.params, limits=limits, caller=caller.id, at=_at(asked.at), cursor=asked.cursor, rows=asked.rows)
@@ -202,7 +201,7 @@ async def pin(request: Request, asked: Asked, caller: Analyst) -> PinModel:
     asked_of(request.scope).sql = asked.sql
     async with problems_of_sql():
         engine = await service_of(request).sql()
-        limits = sql_limits(caller.limits)
+        limits = caller.limits.of_sql()
         query = engine.query(asked.sql, asked.params, limits=limits, caller=caller.id, at=_at(asked.at), cursor=asked.cursor, rows=asked.rows)
         return await unless_gone(request, _pinned(engine, query))
 
@@ -218,7 +217,7 @@ async def pinned(request: Request, caller: Analyst, pin: Pinned, format: Wanted 
     form = _form(request, format)
     async with problems_of_sql():
         engine = await service_of(request).sql()
-        query = engine.again(pin, limits=sql_limits(caller.limits), caller=caller.id)
+        query = engine.again(pin, limits=caller.limits.of_sql(), caller=caller.id)
         return await unless_gone(request, _sent(request, query, form))
 
 
@@ -261,13 +260,6 @@ async def result(request: Request, caller: Analyst, name: Name, format: Wanted =
     async with problems_of_sql():
         engine = await service_of(request).sql()
         return await unless_gone(request, _sent(request, engine.fetch(name, caller=caller.id), form))
-
-
-def sql_limits(limits: Limits) -> SqlLimits:
-    """What one statement of a caller may take."""
-    return SqlLimits(
-        seconds=limits.seconds, memory=limits.memory_bytes, rows=limits.result_rows, bytes=limits.result_bytes, concurrency=limits.concurrency
-    )
 
 
 @asynccontextmanager

@@ -1,15 +1,13 @@
 """What tables there are, and what their columns mean.
 
-Belongs here: the tables' own declarations as JSON. Does not belong here: rows (`blyan.api.routes.records`).
+Belongs here: paths and models. Does not belong here: declarations (`blyan.query.catalogue`), rows (`blyan.api.routes.records`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
-import pyarrow as pa
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -17,8 +15,7 @@ from starlette.requests import Request
 from blyan.api.callers import Scope
 from blyan.api.problems import FORBIDDEN, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, RequestError, nearest, responses
 from blyan.api.service import known_parameters, needs, service_of
-from blyan.query.engine import all_tables
-from blyan.schemas import VIEWS, Table
+from blyan.query import catalogue, gate
 
 router = APIRouter(tags=["tables"], dependencies=[Depends(known_parameters)])
 
@@ -63,7 +60,7 @@ class StandingModel(TableModel):
 @router.get("/v1/tables", summary="Every table and its columns", dependencies=[needs(Scope.READ)], responses=responses(*ERRORS))
 async def tables() -> TablesModel:
     """Names, types and meanings, as the tables are declared. Whether the lake has rows of them is told table by table."""
-    return TablesModel(data=[TableModel(**described(table)) for table in _all().values()])
+    return TablesModel(data=[TableModel(**catalogue.described(table)) for table in gate.tables().values()])
 
 
 @router.get(
@@ -74,49 +71,8 @@ async def table(
     name: Annotated[str, Path(description="As SQL names it.", examples=["solana.transactions"], max_length=100)],
 ) -> StandingModel:
     """Its columns, and version, rows and slots of what stands in the lake."""
-    found = _all().get(name)
+    found = gate.tables().get(name)
     if found is None:
-        raise RequestError(NOT_FOUND, f"there is no table {name}{nearest(name, _all())}", remedy="GET /v1/tables lists them")
-    standing = await asyncio.to_thread(service_of(request).lake.files_at, found) if found.name not in VIEWS else None
-    files = standing[1] if standing else []
-    slots = [slot for file in files for slot in (file.slot_min, file.slot_max) if slot is not None]
-    return StandingModel(
-        **described(found),
-        version=standing[0] if standing else None,
-        rows=sum(file.rows for file in files),
-        ranges=len({file.key for file in files}),
-        first_slot=min(slots, default=None),
-        last_slot=max(slots, default=None),
-    )
-
-
-@cache
-def _all() -> dict[str, Table]:
-    return {table.name.replace("/", "."): table for table in [*all_tables(), *VIEWS.values()]}
-
-
-def described(table: Table) -> dict[str, Any]:
-    """A table's declaration."""
-    columns = [
-        {"name": column.name, "type": _sql_type(column.type), "nullable": column.nullable, "meaning": column.prose, "bigquery": column.bigquery}
-        for column in table.columns
-    ]
-    columns += [
-        {"name": name, "type": "VARCHAR", "nullable": False, "meaning": "The range of slots, its zero-padded first slot.", "bigquery": None}
-        for name in table.partition_by
-        if name == "slot_range"
-    ]
-    return {"name": table.name.replace("/", "."), "meaning": table.prose, "key": list(table.key), "columns": columns}
-
-
-def _sql_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"{_sql_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        return "STRUCT(" + ", ".join(f'"{child.name}" {_sql_type(child.type)}' for child in kind) + ")"
-    if pa.types.is_decimal(kind):
-        return f"DECIMAL({kind.precision},{kind.scale})"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMP WITH TIME ZONE"
-    names = {"string": "VARCHAR", "int64": "BIGINT", "bool": "BOOLEAN", "double": "DOUBLE", "binary": "BLOB", "date32[day]": "DATE"}
-    return names.get(str(kind), str(kind).upper())
+        raise RequestError(NOT_FOUND, f"there is no table {name}{nearest(name, catalogue.names())}", remedy="GET /v1/tables lists them")
+    standing = await asyncio.to_thread(catalogue.standing, service_of(request).lake, found)
+    return StandingModel(**catalogue.described(found), **standing)
