@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
@@ -30,8 +32,8 @@ from blyan.query.chat_model import ChatModel, Reply, ToolCall, Usage
 from blyan.query.grounding import Grounded, Grounds
 from blyan.query.marking import shown, untrusted
 from blyan.query.planner import Abstention, plan
-from blyan.query.planner import say as say_plan
 from blyan.query.reading import Tip
+from blyan.query.saying import say as say_plan
 from blyan.query.tools import TOOLS, Call, SearchArguments, SqlArguments, Told, Toolbox, ToolError
 
 PLANNER = "planner"
@@ -160,12 +162,36 @@ async def ask_planner(tools: Toolbox, names: Registry, question: str, say: Say, 
         await _may_help(tools, question, given)
         return given
     given.intent = planned.intent
-    (told,) = await _made(tools, [Call(TOOLS["sql"], SqlArguments(sql=planned.sql, params=list(planned.params), rows=ROWS))], given, strict=True)
-    said = say_plan(planned, told.value["columns"], told.value["rows"])
+    calls = [_statement(planned.sql, planned.params)]
+    if planned.proof is not None:
+        calls.insert(0, _statement(*planned.proof))
+    *proof, told = await _made(tools, calls, given, strict=True)
+    names_of = [column["name"] for column in told.value["columns"]]
+    said = say_plan(planned, names_of, _typed(told), proof[0].value["rows"] if proof else (), names.names)
     given.answer = visible(said.text)
-    given.citations = [{"slot": each.slot, "signature": each.signature, "table": each.table} for each in said.citations]
+    given.citations = [{"slot": each.slot, "signature": each.signature, "table": each.table.replace("/", ".")} for each in said.citations]
     await say(given.answer)
     return given
+
+
+def _statement(sql: str, params: Sequence[Any]) -> Call:
+    return Call(TOOLS["sql"], SqlArguments(sql=sql, params=list(params), rows=ROWS))
+
+
+def _typed(told: Told) -> list[list[Any]]:
+    """The rows of an answer as the values that they were before JSON."""
+    read = [_reader(column["type"]) for column in told.value["columns"]]
+    return [[each if each is None else reads(each) for reads, each in zip(read, row, strict=True)] for row in told.value["rows"]]
+
+
+def _reader(kind: str) -> Callable[[Any], Any]:
+    if kind.startswith("DECIMAL"):
+        return Decimal
+    if kind.endswith("HUGEINT") or kind == "UBIGINT":
+        return int
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return datetime.fromisoformat
+    return lambda value: value
 
 
 async def ask_model(model: ChatModel, tools: Toolbox, talk: Sequence[Message], say: Say, *, window: Window, data_bytes: int, **options: Any) -> Given:
