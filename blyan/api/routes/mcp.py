@@ -29,6 +29,9 @@ CALLER = "blyan.caller"
 class Endpoint:
     """The ASGI application of the path. Its packages are imported with the first request: they take a second."""
 
+    path = PATH
+    """What requests are counted under, as routes have it."""
+
     def __init__(self) -> None:
         self._opening: asyncio.Task[StreamableHTTPSessionManager] | None = None
 
@@ -43,7 +46,7 @@ class Endpoint:
         kind, _, credentials = request.headers.get("authorization", "").partition(" ")
         caller = await service.identify(request, credentials.strip() if kind.lower() == "bearer" and credentials.strip() else None)
         caller.require(Scope.READ)
-        scope["state"][CALLER] = caller
+        scope["state"][CALLER], scope["route"] = caller, self
         if self._opening is None:
             self._opening = asyncio.create_task(_open(service))
         manager = await asyncio.shield(self._opening)
