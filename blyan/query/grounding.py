@@ -12,7 +12,7 @@ What strangers wrote into the results proves nothing: a signature or number that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -25,8 +25,10 @@ MOST_LISTED = 50
 
 _KEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{32,}")
 _LINK = re.compile(r"!?\[[^\]\n]*\]\([^)\n]*\)|\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|(?:data|javascript|mailto):)\S*", re.IGNORECASE)
-_SLOT = re.compile(r"\b(slots?)(\s+(?:#|no\.\s*|number\s+)?)(\d[\d,_]*)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,_]*(?:\.\d+)?(?![\w])")
+_SLOT = re.compile(r"\b(slots?)(\s+(?:#|no\.\s*|number\s+)?)(\d(?:[\d,_]*\d)?)", re.IGNORECASE)
+_UNNUMBERED = re.compile(r"\bslots?(?:\s+(?:#|no\.|number))?\s*$", re.IGNORECASE)
+_BLANK = re.compile(r"\s")
+_NUMBER = re.compile(r"(?<![\w.])-?\d(?:[\d,_]*\d)?(?:\.\d+)?(?!\w)")
 _ORDINAL = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
@@ -91,26 +93,27 @@ class Grounded:
 
     Attributes:
         removed: what was taken out.
-        unsupported: numbers that no result has.
         keys, slots: that were said and have a ground.
     """
 
     def __init__(self, grounds: Grounds) -> None:
-        self._grounds, self._held = grounds, ""
+        self._grounds, self._held, self._said = grounds, "", ""
         self.removed: list[str] = []
-        self.unsupported: list[str] = []
         self.keys: list[str] = []
         self.slots: list[int] = []
 
     def feed(self, piece: str) -> str:
-        """Take words; returns those that can be said. The last two are held back: they may be half a signature, or a slot without its number."""
+        """Take words; returns those that can be said. What may be half a word, a slot without its number, or half a link is held back."""
         self._held += piece
-        ends = [found.start() for found in re.finditer(r"\s", self._held)]
-        at = ends[-2] if len(ends) > 1 else len(self._held) if len(self._held) > HELD_CHARACTERS else 0
-        # A link in Markdown may have blanks.
-        opened = self._held.rfind("[", 0, at)
-        if opened >= 0 and at - opened < HELD_CHARACTERS and ")" not in self._held[opened:at]:
-            at = opened
+        at = max((found.start() for found in _BLANK.finditer(self._held)), default=0)
+        if len(self._held) > HELD_CHARACTERS:
+            at = at or len(self._held)
+        else:
+            if unnumbered := _UNNUMBERED.search(self._held, 0, at):
+                at = unnumbered.start()
+            opened = self._held.rfind("[", 0, at)
+            if opened >= 0 and ")" not in self._held[opened:at]:
+                at = opened - (self._held[:opened].endswith("!"))
         ready, self._held = self._held[:at], self._held[at:]
         return self._checked(ready)
 
@@ -119,15 +122,17 @@ class Grounded:
         ready, self._held = self._held, ""
         return self._checked(ready)
 
+    @property
+    def unsupported(self) -> list[str]:
+        """Numbers that were said so far, and that no result has."""
+        found = (text for text in _NUMBER.findall(_ORDINAL.sub("\n", self._said)) if _decimal(text) not in self._grounds.numbers)
+        return list(dict.fromkeys(found))[:MOST_LISTED]
+
     def _checked(self, text: str) -> str:
-        if not text:
-            return text
         text = _LINK.sub(self._link, text)
         text = _KEY.sub(self._key, text)
         text = _SLOT.sub(self._slot, text)
-        for found in self._unsupported(text):
-            if found not in self.unsupported and len(self.unsupported) < MOST_LISTED:
-                self.unsupported.append(found)
+        self._said += text
         return text
 
     def _link(self, found: re.Match[str]) -> str:
@@ -150,12 +155,6 @@ class Grounded:
         if len(self.removed) < MOST_LISTED:
             self.removed.append(what[:200])
         return mark
-
-    def _unsupported(self, text: str) -> Iterator[str]:
-        for found in _NUMBER.findall(_ORDINAL.sub("\n", text)):
-            number = _decimal(found)
-            if number is not None and number not in self._grounds.numbers:
-                yield found
 
 
 def _decimal(text: str) -> Decimal | None:

@@ -232,7 +232,7 @@ class Told:
 
     def for_model(self) -> dict[str, Any]:
         """For language models: text of strangers is marked where it stands."""
-        return {name: marked(each) if name in self.call.tool.data else each for name, each in self.value.items()}
+        return {name: _marked(each) if name in self.call.tool.data else each for name, each in self.value.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +242,13 @@ class Span:
     first_slot: int
     last_slot: int
     last_time: datetime | None
+
+
+def _marked(part: Any) -> Any:
+    """A part of an answer, marked; of its rows none is left out, nor of their columns."""
+    if not isinstance(part, list):
+        return marked(part)
+    return [[marked(cell) for cell in row] if isinstance(row, list) else marked(row) for row in part]
 
 
 class Search(Protocol):

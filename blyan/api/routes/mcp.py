@@ -41,12 +41,13 @@ class Endpoint:
         Raises:
             RequestError: who asks is not known, or may not.
         """
+        scope["route"] = self
         request = Request(scope, receive)
         service = service_of(request)
         kind, _, credentials = request.headers.get("authorization", "").partition(" ")
         caller = await service.identify(request, credentials.strip() if kind.lower() == "bearer" and credentials.strip() else None)
         caller.require(Scope.READ)
-        scope["state"][CALLER], scope["route"] = caller, self
+        scope["state"][CALLER] = caller
         if self._opening is None:
             self._opening = asyncio.create_task(_open(service))
         manager = await asyncio.shield(self._opening)
