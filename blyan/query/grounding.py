@@ -25,7 +25,7 @@ MOST_LISTED = 50
 
 _KEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{32,}")
 _LINK = re.compile(r"!?\[[^\]\n]*\]\([^)\n]*\)|\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|(?:data|javascript|mailto):)\S*", re.IGNORECASE)
-_SLOT = re.compile(r"\b(slots?)(\s+(?:#|no\.\s*|number\s+)?)(\d(?:[\d,_]*\d)?)", re.IGNORECASE)
+_SLOT = re.compile(r"\b(slots?)(\s+(?:#|no\.\s*|number\s+)?)(\d(?:[\d,_]*\d)?)(?!\w)", re.IGNORECASE)
 _UNNUMBERED = re.compile(r"\bslots?(?:\s+(?:#|no\.|number))?\s*$", re.IGNORECASE)
 _BLANK = re.compile(r"\s")
 _NUMBER = re.compile(r"(?<![\w.])-?\d(?:[\d,_]*\d)?(?:\.\d+)?(?!\w)")
