@@ -162,12 +162,18 @@ async def ask_planner(tools: Toolbox, names: Registry, question: str, say: Say, 
         await _may_help(tools, question, given)
         return given
     given.intent = planned.intent
-    calls = [_statement(planned.sql, planned.params)]
-    if planned.proof is not None:
-        calls.insert(0, _statement(*planned.proof))
-    *proof, told = await _made(tools, calls, given, strict=True)
-    names_of = [column["name"] for column in told.value["columns"]]
-    said = say_plan(planned, names_of, _typed(told), proof[0].value["rows"] if proof else (), names.names)
+    besides = {name: statement for name in ("proof", "lacking", "slots_here") if (statement := getattr(planned, name)) is not None}
+    *found, told = await _made(tools, [_statement(*each) for each in (*besides.values(), (planned.sql, planned.params))], given, strict=True)
+    by_name = {name: each.value["rows"] for name, each in zip(besides, found, strict=True)}
+    said = say_plan(
+        planned,
+        [column["name"] for column in told.value["columns"]],
+        _typed(told),
+        by_name.get("proof", []),
+        lacking=by_name["lacking"][0][0] if "lacking" in by_name else 0,
+        here=by_name["slots_here"][0][0] if "slots_here" in by_name else None,
+        names=names.names,
+    )
     given.answer = visible(said.text)
     given.citations = [{"slot": each.slot, "signature": each.signature, "table": each.table.replace("/", ".")} for each in said.citations]
     await say(given.answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -275,14 +276,11 @@ def test_who_goes_away_ends_the_models_work(service: Served, key: str, model: Ch
     model.misbehaviours.extend([answered, misbehaviour])
     body = {"messages": [{"role": "user", "content": COUNT}], "stream": True}
     with (
+        contextlib.suppress(httpx.ReadTimeout),
         service.client(key) as client,
-        pytest.raises(httpx.ReadTimeout),
         client.stream("POST", "/v1/chat/completions", json=body, timeout=1.0) as answer,
     ):
-        began = time.monotonic()
-        for _ in answer.iter_bytes():
-            if time.monotonic() - began > 0.3:
-                raise httpx.ReadTimeout("enough was read")
+        next(answer.iter_bytes())
     until(model.gone.is_set, 10)
 
 

@@ -37,7 +37,7 @@ from blyan.solana.ingest import land, normalise_range
 from blyan.solana.slots import SlotRange
 from blyan.solana.sources import open_source
 from blyan.solana.traffic import MEMO, TOKEN_2022
-from tests.chat_server import Calls, ChatServer, answered, as_calls, chat_server
+from tests.chat_server import Calls, ChatServer, chat_server
 from tests.http_service import Served, key_for, served
 from tests.integration.test_mcp import client_of
 from tests.recorded_chain import write_archive
@@ -233,7 +233,7 @@ def test_every_string_is_shown_to_a_model_as_text_of_a_stranger(sides: tuple[Sid
 
 
 def test_what_an_earlier_answer_said_is_not_shown_before_the_calls_are_chosen(sides: tuple[Side, Side]) -> None:
-    hostile, harmless = sides
+    hostile, _ = sides
     talk = [
         {"role": "user", "content": "What do the memos say?"},
         {"role": "assistant", "content": " ".join(tagged(number, False) for number in range(60))},
@@ -247,7 +247,6 @@ def test_what_an_earlier_answer_said_is_not_shown_before_the_calls_are_chosen(si
 
 
 def test_a_stream_says_nothing_hidden_and_makes_no_call(sides: tuple[Side, Side]) -> None:
-    hostile, harmless = sides
     body = {"messages": [{"role": "user", "content": QUESTION}], "stream": True}
     ends = []
     for side in sides:
@@ -271,7 +270,6 @@ def test_a_stream_says_nothing_hidden_and_makes_no_call(sides: tuple[Side, Side]
     ],
 )
 def test_the_planner_answers_as_if_the_strings_were_not_there(sides: tuple[Side, Side], question: str) -> None:
-    hostile, harmless = sides
     before = [len(side.model.requests) for side in sides]
     given, expected = (side.ask(question=question, model="blyan-planner") for side in sides)
     assert [len(side.model.requests) for side in sides] == before
@@ -309,9 +307,7 @@ def test_agents_get_every_string_marked(sides: tuple[Side, Side]) -> None:
     assert len(marked) == len(STRINGS)
 
 
-def test_the_stand_in_obeys(sides: tuple[Side, Side]) -> None:
+def test_the_stand_in_obeys() -> None:
     """A check of the check: shown one string, it calls."""
-    text, calls = obey({"messages": [{"role": "user", "content": tagged(17, False)}]})
+    _, calls = obey({"messages": [{"role": "user", "content": tagged(17, False)}]})
     assert calls == [("sql", {"sql": "select 017 as obeyed"})]
-    assert as_calls(calls)
-    assert callable(answered)

@@ -34,9 +34,11 @@ NAMES = ["sql", "search", "get_transaction", "describe_table"]
 @asynccontextmanager
 async def client_of(url: str, key: str, mode: str = "auto") -> AsyncIterator[Client]:
     """The protocol's own client, with a key."""
-    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=WAIT_S) as http:
-        async with Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client:
-            yield client
+    async with (
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=WAIT_S) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module")
