@@ -22,7 +22,7 @@ from tests.http_service import REPOSITORY, Served, key_for, made_lake, make_sear
 
 PAGE = (REPOSITORY / "docs/http.md").read_text(encoding="utf-8")
 
-PRINTED = ("48 ", "384 ")
+PRINTED = ("48 ", "384 ", "Blocks", "2026-07-28 [[0, ")
 """What the examples in Python begin to print."""
 
 ENDLESS = 28
@@ -71,6 +71,9 @@ def test_a_call_of_the_page_is_answered(service: Served, key: str, command: str)
     answer = done.stdout
     if "live" in command:
         assert answer.startswith(("event: head", "event: result"))
+    elif '"stream"' in command:
+        assert answer.startswith("data: {")
+        assert answer.endswith("data: [DONE]\n\n")
     elif "text/csv" in command:
         assert answer.startswith("slot,leader\n")
     else:
