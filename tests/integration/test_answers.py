@@ -391,8 +391,13 @@ def test_readers_ask_nothing_and_the_audit_log_has_the_question(client: httpx.Cl
         problem(reader.post("/v1/chat/completions", json={"messages": [QUESTION]}), "forbidden")
         assert reader.get("/v1/models").status_code == 200
     ask(client, "How many transactions failed in slots 0 to 11?", model="blyan-planner")
-    lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
-    (mine,) = [line for line in lines if line.get("question") == "How many transactions failed in slots 0 to 11?"]
+
+    def mine_of() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+        return [line for line in lines if line.get("question") == "How many transactions failed in slots 0 to 11?"]
+
+    until(mine_of)  # it is written once the answer has gone
+    (mine,) = mine_of()
     assert mine["role"] == "analyst"
     assert mine["sql"].startswith("select count(*)")
     assert mine["rows"] == 1

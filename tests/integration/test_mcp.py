@@ -23,7 +23,7 @@ from blyan.api.callers import Role, Scope
 from blyan.lake import Lake
 from blyan.query.gate import tables
 from blyan.settings import Settings
-from tests.http_service import REPOSITORY, WAIT_S, Served, key_for, made_lake, make_searchable, served
+from tests.http_service import REPOSITORY, WAIT_S, Served, key_for, made_lake, make_searchable, served, until
 from tests.integration.test_http_service import problem
 
 NEWEST = "2026-07-28"
@@ -226,8 +226,13 @@ def test_the_audit_log_says_who_called_what(service: Served, folder: Path, key: 
             await client.call_tool("search", {"query": "audited search"})
 
     asyncio.run(talk())
-    lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
-    mine = [line for line in lines if line["path"] == "/mcp"]
-    assert any(line.get("sql") == "select 4711 as audited" and line["role"] == "analyst" for line in mine)
-    assert any("audited search" in line.get("question", "") for line in mine)
+
+    def mine_of() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["path"] == "/mcp"]
+
+    # A line is written once its answer has gone.
+    until(lambda: any(line.get("sql") == "select 4711 as audited" and line["role"] == "analyst" for line in mine_of()))
+    until(lambda: any("audited search" in line.get("question", "") for line in mine_of()))
+    mine = mine_of()
     assert {line["route"] for line in mine if line["status"] == 200} == {"/mcp"}
