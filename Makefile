@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PARSED := $(VENV)/.dbt-parsed
 DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: demo test test-slow simulate check dev bench install lock clean
+.PHONY: demo test test-slow simulate check dev bench install lock page clean
 .DEFAULT_GOAL := demo
 
 ## install: .venv from the lock file, once; again only when the lock or the project's metadata changes
@@ -69,7 +69,11 @@ lock:
 	(head -2 requirements.lock; build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip) > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
+## page: bundle again what others wrote for the page (an editor and charts; needs Node). The lock file decides the bytes; the page's own code is not built
+page:
+	cd page && npm ci --no-audit --no-fund && node build.mjs
+
 ## clean: the environment, caches and the local lake
 clean:
-	rm -rf $(VENV) .blyan .pytest_cache .mypy_cache .ruff_cache dbt_project/target dbt_project/logs build *.egg-info
+	rm -rf $(VENV) .blyan .pytest_cache .mypy_cache .ruff_cache dbt_project/target dbt_project/logs page/node_modules build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -144,6 +144,9 @@ class Settings(BaseSettings):
     serve_cors_origins: list[str] = Field(
         default_factory=list, description='Origins (JSON list) whose pages in a browser may call `blyan serve`; `["*"]` means all.'
     )
+    dagster_url: HttpUrl | None = Field(
+        None, description="Where a reader's browser finds Dagster's UI, to which the page of `blyan serve` links. Unset: no links."
+    )
     serve_tls_certificate: str | None = Field(None, description="PEM file of the certificate chain, for HTTPS. Unset: HTTP.")
     serve_tls_key: str | None = Field(None, description="PEM file of its private key.")
     serve_body_bytes: int = Field(1 << 20, gt=0, description="Bytes that the body of a request may have.")
