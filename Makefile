@@ -71,7 +71,7 @@ lock:
 
 ## page: bundle again what others wrote for the page (an editor and charts; needs Node). The lock file decides the bytes; the page's own code is not built
 page:
-	cd page && npm ci --no-audit --no-fund && node build.mjs
+	cd page && npm ci --no-audit --no-fund --ignore-scripts && node build.mjs
 
 ## clean: the environment, caches and the local lake
 clean:

@@ -118,7 +118,7 @@ function options(kind, x, y, { xs, names }, width) {
   const across = names
     ? { ...axis, label: x.name, values: named, rotate: slanted ? -45 : 0, size: slanted ? 90 : 50, splits: () => xs, grid: { show: false } }
     : isMoment(x.type)
-      ? { ...axis, label: `${x.name}, UTC, from ${iso(xs[0])}`, values: clock }
+      ? { ...axis, label: `${x.name}, UTC`, values: clock, space: 90 }
       : { ...axis, label: x.name, values: (_, places) => places.map(String) };
   const zero = kind === "bar";
   return {

@@ -20,7 +20,7 @@ export function el(name, properties = {}, ...children) {
     else if (key === "class" || key === "for" || key === "role" || key.includes("-")) made.setAttribute(key, value === true ? "" : value);
     else made[key] = value;
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 

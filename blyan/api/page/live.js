@@ -33,7 +33,7 @@ export async function listen() {
     try {
       state("off", "Connecting…");
       const path = after === null ? "/v1/live" : `/v1/live?after=${after}`;
-      for await (const { event, id, data } of events(path, { signal: mine.signal })) {
+      for await (const { event, id, data } of events(path, { signal: mine.signal, opened: () => state("on", "Connected: slots are shown as they land.") })) {
         pause = PAUSE_MS;
         after = id ?? after;
         heard(event, JSON.parse(data));
@@ -55,7 +55,6 @@ export async function listen() {
 }
 
 function heard(event, data) {
-  state("on", "Connected: slots are shown as they land.");
   if (event === "head") {
     final = data.finalized_to;
     tip = data.tip;
@@ -96,7 +95,10 @@ function askForBlocks() {
 
 function state(light, words) {
   $("ticker").querySelector(".dot").dataset.state = light;
-  if (light === "on") $("live-problem").replaceChildren();
+  if (light === "on") {
+    $("live-problem").replaceChildren();
+    draw();
+  }
   if ($("live-status").textContent !== words) $("live-status").textContent = words;
   if (light === "off" && words) $("ticker-text").textContent = "connecting…";
 }

@@ -84,9 +84,10 @@ export async function json(path, options = {}) {
   }
 }
 
-/** Server-sent events, one by one, until the stream ends. EventSource cannot send a key. */
+/** Server-sent events, one by one, until the stream ends; `opened` is called once it has begun. EventSource cannot send a key. */
 export async function* events(path, options = {}) {
   const response = await ask(path, { ...options, accept: "text/event-stream" });
+  options.opened?.();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {

@@ -152,6 +152,9 @@ async function work(what, question, done) {
 function refused(error) {
   if (!error.title) throw error;
   $("sql-status").textContent = "";
+  // Rows of another statement below a problem would be taken for this one's.
+  $("result").hidden = true;
+  $("sql-reading").replaceChildren();
   $("sql-problem").replaceChildren(problemBox(error));
   editor.blame(error);
 }
