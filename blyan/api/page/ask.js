@@ -73,7 +73,7 @@ async function send() {
         break;
       }
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Problem({ title: "The answer failed", status: 0, detail: chunk.error.message ?? String(chunk.error), remedy: "ask again" });
+      if (chunk.error) throw new Problem({ title: "The answer failed", status: 0, remedy: "ask again", detail: chunk.error.message, ...chunk.error });
       said += chunk.choices?.[0]?.delta?.content ?? "";
       known = chunk.blyan ?? known;
       usage = chunk.usage ?? usage;
@@ -102,9 +102,10 @@ async function send() {
 }
 
 /** What an answer rests on: whether it is one, its SQL, its citations, and what was read. */
-function restsOn({ abstained, why, sql, params, citations, hits, reading }) {
+function restsOn({ abstained, why, unsupported, sql, params, citations, hits, reading }) {
   const parts = [];
   if (abstained) parts.push(el("p", { class: "said" }, el("span", { class: "chip flag" }, "Not answered"), " ", foreign(why ?? "the tables cannot tell")));
+  if (unsupported?.length) parts.push(el("p", { class: "said" }, el("span", { class: "chip flag" }, "In no result"), " ", unsupported.map((words, place) => [place ? ", " : "", foreign(words)])));
   if (sql) {
     const statement = withValues(sql, params ?? []);
     parts.push(

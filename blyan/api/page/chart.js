@@ -60,17 +60,19 @@ export class Chart {
   /** Values as the floats that are drawn, in order of x. */
   _points(x, y) {
     const [atX, atY] = [this._columns.indexOf(x), this._columns.indexOf(y)];
-    let pairs = this._rows.filter((row) => row[atX] !== null && row[atY] !== null && Number.isFinite(Number(row[atY])));
+    const named = !isMoment(x.type) && !isNumber(x.type);
+    let pairs = this._rows.filter((row) => (named || row[atX] !== null) && row[atY] !== null && Number.isFinite(Number(row[atY])));
+    const beyond = named ? Math.max(0, pairs.length - BARS) : 0;
     let names = null;
     if (isMoment(x.type)) pairs = pairs.map((row) => [Date.parse(zoned(row[atX])) / 1000, Number(row[atY])]);
     else if (isNumber(x.type)) pairs = pairs.map((row) => [Number(row[atX]), Number(row[atY])]);
     else {
       pairs = pairs.slice(0, BARS);
-      names = pairs.map((row) => seen(typeof row[atX] === "object" ? JSON.stringify(row[atX]) : String(row[atX])));
+      names = pairs.map((row) => seen(row[atX] === null ? "null" : typeof row[atX] === "object" ? JSON.stringify(row[atX]) : String(row[atX])));
       pairs = pairs.map((row, place) => [place, Number(row[atY])]);
     }
-    pairs.sort((one, other) => one[0] - other[0]);
-    return { xs: pairs.map((pair) => pair[0]), ys: pairs.map((pair) => pair[1]), names };
+    pairs = pairs.filter(([at]) => Number.isFinite(at)).sort((one, other) => one[0] - other[0]);
+    return { xs: pairs.map((pair) => pair[0]), ys: pairs.map((pair) => pair[1]), names, beyond };
   }
 }
 
@@ -87,7 +89,7 @@ function fill(select, options, chosen) {
   if (chosen !== undefined) select.value = chosen;
 }
 
-function said(kind, x, y, { xs, ys, names }, rows) {
+function said(kind, x, y, { xs, ys, names, beyond }, rows) {
   if (!xs.length) return "No row has numbers in both columns.";
   let least = 0, most = 0;
   ys.forEach((value, place) => {
@@ -95,12 +97,13 @@ function said(kind, x, y, { xs, ys, names }, rows) {
     if (value > ys[most]) most = place;
   });
   const at = (place) => (names ? names[place] : isMoment(x.type) ? new Date(xs[place] * 1000).toISOString() : xs[place]);
-  const left = rows - xs.length;
+  const left = (count, why) => (count ? ` ${count} ${count === 1 ? "row is" : "rows are"} not drawn: ${why}.` : "");
   const drawn = { line: "Line", bar: "Bars", scatter: "Points" }[kind];
   return (
     `${drawn}: ${seen(y.name)} by ${seen(x.name)}, ${xs.length} ${xs.length === 1 ? "point" : "points"} from ${at(0)} to ${at(xs.length - 1)}; ` +
     `least ${ys[least]} at ${at(least)}, greatest ${ys[most]} at ${at(most)}.` +
-    (left ? ` ${left} ${left === 1 ? "row is" : "rows are"} not drawn${names ? `: names are drawn up to ${BARS}` : ": they lack a number"}.` : "") +
+    left(rows - beyond - xs.length, "null, or no number") +
+    left(beyond, `names are drawn up to ${BARS}`) +
     " Drawn in floating point; the table has the exact values."
   );
 }
@@ -110,7 +113,7 @@ function options(kind, x, y, { xs, names }, width) {
   const [ink, line, accent] = ["--ink", "--line", "--accent"].map((name) => style.getPropertyValue(name).trim());
   const font = "12px system-ui, sans-serif";
   const axis = { stroke: ink, font, labelFont: font, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
-  const series = { label: y.name, stroke: accent, width: 1.5, points: { show: xs.length < 120, size: 5, fill: accent } };
+  const series = { label: y.name, value: (_, at) => (at === null || at === undefined ? "–" : String(at)), stroke: accent, width: 1.5, points: { show: xs.length < 120, size: 5, fill: accent } };
   if (kind === "bar") Object.assign(series, { fill: accent, width: 0, paths: uPlot.paths.bars({ size: [0.7, 48] }), points: { show: false } });
   if (kind === "scatter") Object.assign(series, { paths: () => null, points: { show: true, size: 5, fill: accent } });
   const named = (_, places) => places.map((place) => (Number.isInteger(place) && names[place] !== undefined ? shortened(names[place], names.length > 12 ? 4 : 9) : ""));

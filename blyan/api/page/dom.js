@@ -126,6 +126,7 @@ export function readingLine(reading, also = []) {
   if (reading.behind_slots !== null && reading.behind_slots !== undefined) {
     parts.push(`, behind the tip by ${reading.behind_slots} ${reading.behind_slots === 1 ? "slot" : "slots"} and ${span(reading.behind_ms)}`);
   } else if (tables.length) parts.push(", nobody follows the tip");
+  if (reading.ranges_behind) parts.push(`, without ${reading.ranges_behind} ${reading.ranges_behind === 1 ? "range" : "ranges"} that the index has not yet`);
   if (reading.as_of_slot !== null && reading.as_of_slot !== undefined) parts.push(`, as of slot ${reading.as_of_slot}`);
   return el("p", { class: "reading" }, el("span", { class: "label" }, "Read: "), parts, also);
 }

@@ -155,6 +155,7 @@ export class Grid {
         el("button", { type: "button", class: "quiet", onclick: () => ((this._value.hidden = true), this._scroller.focus()) }, "Close")),
       value === null ? el("p", { class: "none" }, "null") : el("pre", { tabIndex: 0, "aria-label": "The whole value" }, seen(text)),
     );
+    this._value.scrollIntoView({ block: "nearest" });
   }
 }
 

@@ -36,6 +36,12 @@ export async function open(kind, name) {
 
 const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
 const amount = (value) => (value === null || value === undefined ? el("span", { class: "none" }, "null") : grouped(value));
+/** What was added, exactly. */
+function changed({ before, after }) {
+  const more = BigInt(after ?? 0) - BigInt(before ?? 0);
+  return `${more > 0n ? "+" : ""}${grouped(more)}`;
+}
+
 const or = (value, otherwise = "–") => (value === null || value === undefined ? otherwise : value);
 const number = (name) => ({ name, number: true });
 const word = (name) => ({ name });
@@ -78,8 +84,8 @@ async function transaction(name, signal) {
     row.balance_changes?.some((each) => each.before !== each.after)
       ? plainTable(
           "Lamports that changed",
-          [word("Account"), number("Before"), number("After")],
-          row.balance_changes.filter((each) => each.before !== each.after).map((each) => [linked(each.account), amount(each.before), amount(each.after)]),
+          [word("Account"), number("Change"), number("After")],
+          row.balance_changes.filter((each) => each.before !== each.after).map((each) => [linked(each.account), changed(each), amount(each.after)]),
         )
       : null,
     row.log_messages?.length ? el("details", { open: true }, el("summary", {}, `Log, ${row.log_messages.length} lines`), el("pre", { tabIndex: 0, "aria-label": "Log", dir: "ltr" }, row.log_messages.map(seen).join("\n"))) : null,
@@ -99,7 +105,7 @@ const short = (text) => (text.length > 400 ? `${text.slice(0, 400)}…` : text);
 
 async function account(name, signal) {
   const asked = `order=desc&limit=${ROWS}`;
-  const [made, changed] = await Promise.all([json(`/v1/accounts/${name}/transactions?${asked}`, { signal }), json(`/v1/accounts/${name}/balances?${asked}`, { signal })]);
+  const [made, balances] = await Promise.all([json(`/v1/accounts/${name}/transactions?${asked}`, { signal }), json(`/v1/accounts/${name}/balances?${asked}`, { signal })]);
   shown(
     made.reading,
     plainTable(
@@ -110,10 +116,10 @@ async function account(name, signal) {
     made.data.length ? cut(made) : el("p", {}, "No transaction that the lake has names this account."),
     plainTable(
       "Balances, the newest first",
-      [number("Slot"), word("Asset"), number("Before"), number("After"), word("Transaction")],
-      changed.data.map((row) => [linked(row.block_slot, "block_slot"), row.mint ? linked(row.mint) : "SOL, in lamports", amount(row.before), amount(row.after), linked(row.tx_signature)]),
+      [number("Slot"), word("Asset"), number("Change"), number("After"), word("Transaction")],
+      balances.data.map((row) => [linked(row.block_slot, "block_slot"), row.mint ? linked(row.mint) : "SOL, in lamports", changed(row), amount(row.after), linked(row.tx_signature)]),
     ),
-    cut(changed),
+    cut(balances),
   );
 }
 

@@ -37,7 +37,7 @@ async function search() {
 /** What is filled in, as the service names it. */
 function filters(form) {
   const found = {};
-  const list = (text) => text.split(/[\s,]+/).filter(Boolean);
+  const list = (text) => text.split(",").map((part) => part.trim()).filter(Boolean); // names of programs have spaces
   for (const name of ["first_slot", "last_slot"]) if (form.get(name)) found[name] = Number(form.get(name));
   if (list(form.get("kinds")).length) found.kinds = list(form.get("kinds"));
   if (form.get("status")) found.statuses = [form.get("status")];
