@@ -95,7 +95,7 @@ class Watched:
 
 def with_key(browser: Any, key: str, **options: Any) -> Any:
     """A window whose reader has given a key, and may use the clipboard."""
-    context = browser.new_context(**{"viewport": DESK, **options})
+    context = browser.new_context(**{"viewport": DESK, "reduced_motion": "reduce", **options})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.add_init_script(f"sessionStorage.setItem('blyan-key', {json.dumps(key)})")
     return context
@@ -126,7 +126,7 @@ def until(page: Any, condition: str) -> None:
     ends = time.monotonic() + WAIT_S
     while not page.evaluate(condition):
         assert time.monotonic() < ends, f"it did not come about: {condition}"
-        page.wait_for_timeout(20)
+        page.wait_for_timeout(40)
 
 
 def write(page: Any, sql: str) -> None:
@@ -431,7 +431,7 @@ def test_a_result_is_drawn_and_said_in_words(opened: Watched) -> None:
 
 def test_a_slot_leads_to_its_transactions_and_they_to_accounts(opened: Watched) -> None:
     page = opened.page
-    page.goto(f"{opened.url}/#slot/41")
+    page.evaluate("location.hash = '#slot/41'")
     page.locator("#record a[href^='#tx/']").first.click()
     page.wait_for_selector("#record pre")
     said = page.inner_text("#record")
@@ -441,7 +441,7 @@ def test_a_slot_leads_to_its_transactions_and_they_to_accounts(opened: Watched) 
     page.locator("#record a[href^='#account/']").first.click()
     page.get_by_text("Transactions, the newest first").wait_for()
     assert "Read: solana.transactions@" in page.inner_text("#record-reading")
-    page.goto(f"{opened.url}/#slot/99")
+    page.evaluate("location.hash = '#slot/99'")
     page.wait_for_selector("#record-problem .problem")
     assert "slot 99 is not there" in page.inner_text("#record-problem")
 
@@ -719,7 +719,7 @@ def test_no_state_of_the_page_has_barriers_or_is_too_wide(opened: Watched, rules
     page.click("nav a[href='#live']")
     page.wait_for_selector("#live-slots tbody tr")
     look("live")
-    page.goto(f"{opened.url}/#slot/41")
+    page.evaluate("location.hash = '#slot/41'")
     page.wait_for_selector("#record table")
     page.locator("#record a[href^='#tx/']").first.click()
     page.wait_for_selector("#record pre")

@@ -117,7 +117,7 @@ function options(kind, x, y, { xs, names }, width) {
   if (kind === "bar") Object.assign(series, { fill: accent, width: 0, paths: uPlot.paths.bars({ size: [0.7, 48] }), points: { show: false } });
   if (kind === "scatter") Object.assign(series, { paths: () => null, points: { show: true, size: 5, fill: accent } });
   const named = (_, places) => places.map((place) => (Number.isInteger(place) && names[place] !== undefined ? shortened(names[place], names.length > 12 ? 4 : 9) : ""));
-  const slanted = names?.length > 6;
+  const slanted = names?.length > width / 130; // pixels that a name takes
   const across = names
     ? { ...axis, label: x.name, values: named, rotate: slanted ? -45 : 0, size: slanted ? 90 : 50, splits: () => xs, grid: { show: false } }
     : isMoment(x.type)

@@ -8,6 +8,8 @@ import {
 const OWN_WORDS = "asof exclude ilike pivot positional qualify sample semi anti summarize describe unnest lambda columns";
 const DUCKDB = SQLDialect.define({ ...PostgreSQL.spec, keywords: `${PostgreSQL.spec.keywords} ${OWN_WORDS}`, doubleDollarQuotedStrings: true });
 
+const STILL = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
 const STYLE = HighlightStyle.define([
   { tag: tags.keyword, color: "var(--keyword)" },
   { tag: [tags.string, tags.special(tags.string)], color: "var(--string)" },
@@ -51,7 +53,7 @@ export class Editor {
         extensions: [
           keymap.of([...commands, ...closeBracketsKeymap, ...completionKeymap]),
           keymap.of([{ key: "Escape", run: temporarilySetTabFocusMode }, ...defaultKeymap, ...historyKeymap, indentWithTab]),
-          lineNumbers(), highlightActiveLine(), highlightSpecialChars(), drawSelection(), history(), closeBrackets(), bracketMatching(),
+          lineNumbers(), highlightActiveLine(), highlightSpecialChars(), drawSelection({ cursorBlinkRate: STILL ? 0 : 1200 }), history(), closeBrackets(), bracketMatching(),
           autocompletion({ icons: false }), syntaxHighlighting(STYLE), THEME, EditorView.lineWrapping, placeholder("select …"),
           this._names.of(sql({ dialect: DUCKDB })),
           EditorView.contentAttributes.of({ "aria-label": "SQL statement", "aria-description": describedBy, spellcheck: "false", autocorrect: "off", autocapitalize: "off" }),
