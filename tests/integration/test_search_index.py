@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,10 +17,25 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from search_lake import MODEL, OTHER_MODEL, PAYERS, PROGRAMS, START, BruteForce, documents, embed, slots_of, summaries, write, write_vectors
+from search_lake import (
+    DIMENSION,
+    MODEL,
+    OTHER_MODEL,
+    PAYERS,
+    PROGRAMS,
+    START,
+    BruteForce,
+    documents,
+    embed,
+    slots_of,
+    summaries,
+    write,
+    write_vectors,
+)
 
 from blyan.corpus import search_index
 from blyan.corpus.search_index import POINTER, VERSION, Generation, Pointer, account_of, maintain, open_index, read_pointer, rebuild, write_range
+from blyan.corpus.search_ranking import RankingWriter
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query import search as searching
@@ -115,15 +131,14 @@ def test_the_comparison_with_brute_force_can_fail(three, monkeypatch):
     monkeypatch.setattr(searching, "fuse", lambda orders: dict(reversed(fuse(orders).items())))
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) != right
     monkeypatch.undo()
-    monkeypatch.setattr(searching, "bm25", lambda terms, wanted, *_: (np.ones(len(terms)), np.ones((len(terms), len(wanted)), bool)))
+    monkeypatch.setattr(searching, "term_weights", lambda found_in, _documents: np.ones(len(found_in)))
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) != right
     monkeypatch.undo()
     assert hits(index, QUESTIONS[0], "hybrid") != right
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) == right
 
 
-def test_of_many_documents_of_one_score_the_first_are_shown_however_lancedb_cuts_them(lake, monkeypatch):
-    monkeypatch.setattr(searching, "CANDIDATES", 20)
+def test_of_many_documents_of_one_score_the_first_are_shown(lake):
     for number in range(3):
         write_range(lake, write(lake, number, 0, 120))
     brute = BruteForce(lake, [slots_of(number).key for number in range(3)])
@@ -247,7 +262,7 @@ def test_with_an_index_of_vectors_answers_are_those_without_it(lake, monkeypatch
     """Partitions are all looked into here, so only the compression could change an answer, and what it brings is compared again."""
     monkeypatch.setattr(search_index, "INDEXED_VECTORS", 300)
     monkeypatch.setattr(searching, "COMPARED", 0)
-    monkeypatch.setattr(searching, "PROBES", 1_000)
+    monkeypatch.setattr(search_index, "PROBES", 1_000)
     told, summed = documents(0, 0, 400), summaries(0, 400)
     texts = [
         text.replace(";", f" number {'abcdefghij'[index % 10]}{'klmnopqrst'[index // 10 % 10]}{'uvwxyz'[index // 100]};")
@@ -274,7 +289,7 @@ def test_vectors_are_found_and_not_doubled_when_added_again_after_upkeep(lake):
     world = World(lake)
     maintain(lake, retention_hours=0)
     names = open_index(lake).gists.to_table(columns=["gist"])["gist"]
-    assert search_index._add_vectors(lake, world.current, slots_of(0).key)[1] == 0
+    assert search_index._add_vectors(lake, world.current, slots_of(0).key, RankingWriter(io.BytesIO(), DIMENSION))[0] == 0
     assert open_index(lake).gists.count_rows() == len(names) == len(set(names.to_pylist()))
     world.change(0)
     added = open_index(lake).gists.to_table(columns=["gist"])["gist"].to_pylist()
