@@ -308,7 +308,7 @@ class OpenIndex:
         rows = self.gists.scanner(columns=["_distance"], nearest=nearest, with_row_id=True).to_table()
         ids, numbers = self._gist_rows
         found: npt.NDArray[np.int64] = numbers[np.searchsorted(ids, rows["_rowid"].to_numpy())]
-        return found[found >= 0]
+        return np.unique(found[found >= 0])
 
 
 def _split(addresses: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

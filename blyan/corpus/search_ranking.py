@@ -221,57 +221,72 @@ def _arrays(batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
     return {name: batch[name].flatten().to_numpy() for name in _SCHEMA.names}
 
 
+class _Groups:
+    """The places of equal numbers from 0 on, which come first to last; those of -1 are left out."""
+
+    def __init__(self, numbers: npt.NDArray[np.int32], count: int) -> None:
+        by = np.argsort(numbers, kind="stable").astype(np.int32)
+        self._members = by[len(by) - np.count_nonzero(numbers >= 0) :]
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(numbers[self._members], minlength=count), dtype=np.int64)])
+
+    def members(self, groups: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], Numbers]:
+        """The members of some groups, one group after the other, and how many each has."""
+        starts = self.starts[groups]
+        counts = self.starts[groups + 1] - starts
+        ends = np.cumsum(counts)
+        at = np.arange(int(counts.sum())) + np.repeat(starts - (ends - counts), counts)
+        return self._members[at], counts
+
+
 class Ranking:
     """The arrays of several ranges as those of one. Documents, templates and gists are known by their numbers.
 
-    In memory are some 40 bytes a document and 24 a gist; terms, their places and vectors stay in the mapped files. Of documents of one slot the
-    one with the lower number comes first.
+    In memory are some 40 bytes a document and 24 a gist; terms, their places and vectors stay in the mapped files.
 
     Attributes:
         documents: how many there are.
         slots: first slot of each, int64 [documents].
+        ranks: place of each by slot, and of one slot by number, int32 [documents].
         lengths: terms of each, int32 [documents].
         template_of: int32 [documents].
         gist_of: int32 [documents], -1 where it has no vector.
-        by_template: numbers of documents by template, and of one template by slot and number, int32 [documents].
-        template_starts: where each template begins in that, int64 [templates + 1].
         gists: what gists are known by (see `named`), sorted, uint64 [gists].
     """
 
     def __init__(self, ranges: Sequence[RangeArrays]) -> None:
         batches = [batch for of in ranges for batch in of.documents]
-        sizes = [len(batch["slots"]) for batch in batches]
-        bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        bases = np.cumsum([0, *(len(batch["slots"]) for batch in batches)], dtype=np.int64)
         self.documents = int(bases[-1])
         self.slots: Numbers = _joined([batch["slots"] for batch in batches], np.int64)
+        self.ranks = np.empty(self.documents, np.int32)
+        self.ranks[np.argsort(self.slots, kind="stable")] = np.arange(self.documents)
         self.lengths: npt.NDArray[np.int32] = _joined([batch["lengths"] for batch in batches], np.int32)
         self._postings = [
-            Postings(int(base), batch["terms"], batch["starts"], batch["rows"], batch["often"])
-            for base, batch in zip(bases.tolist(), batches, strict=False)
+            Postings(base, batch["terms"], batch["starts"], batch["rows"], batch["often"])
+            for base, batch in zip(bases[:-1].tolist(), batches, strict=True)
         ]
         templates, coded = np.unique(_joined([batch["templates"] for batch in batches], np.uint64), return_inverse=True)
         self.template_of = coded.astype(np.int32)
-        self.by_template = np.lexsort((self.slots, self.template_of)).astype(np.int32)
-        self.template_starts = np.concatenate([[0], np.cumsum(np.bincount(self.template_of, minlength=len(templates)), dtype=np.int64)])
+        self._by_template = _Groups(self.template_of, len(templates))
         blocks = [block for of in ranges for block in of.vectors]
         self._blocks = [vectors for _, vectors in blocks]
         self._block_ends = np.cumsum([len(vectors) for vectors in self._blocks], dtype=np.int64)
         # A gist that several ranges have is read from the first.
         self.gists, self._home, number = np.unique(_joined([names for names, _ in blocks], np.uint64), return_index=True, return_inverse=True)
         self.gist_of = np.full(self.documents, -1, np.int32)
-        bases_of = iter(bases.tolist())
-        first = 0
+        bases_left, first = iter(bases.tolist()), 0
         for of in ranges:
             for batch in of.documents:
-                base, own = next(bases_of), batch["vector_of"]
+                base, own = next(bases_left), batch["vector_of"]
                 has = np.flatnonzero(own >= 0)
                 self.gist_of[base + has] = number[first + own[has]]
             first += sum(len(names) for names, _ in of.vectors)
+        self._by_gist = _Groups(self.gist_of, len(self.gists))
 
-    @cached_property
+    @property
     def templates(self) -> int:
         """How many templates there are."""
-        return len(self.template_starts) - 1
+        return len(self._by_template.starts) - 1
 
     @cached_property
     def mean_length(self) -> float:
@@ -279,9 +294,12 @@ class Ranking:
         return float(self.lengths.sum(dtype=np.int64)) / max(self.documents, 1)
 
     def of_template(self, template: int) -> npt.NDArray[np.int32]:
-        """The documents of a template, by slot and number."""
-        found: npt.NDArray[np.int32] = self.by_template[self.template_starts[template] : self.template_starts[template + 1]]
-        return found
+        """The documents of a template."""
+        return self._by_template.members(np.array([template]))[0]
+
+    def with_gists(self, gists: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], Numbers]:
+        """The documents of each gist, one gist after the other, and how many each has."""
+        return self._by_gist.members(gists)
 
     def places(self, terms: Sequence[str]) -> list[list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], int]]]:
         """For each term, by parts: documents that have it, how often, and what is to be added to the number of a document."""

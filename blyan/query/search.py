@@ -208,13 +208,17 @@ class _Order:
     Attributes:
         templates: their numbers, the best first.
         best: score of each.
-        scores: of all documents; minus infinity for one that was not looked at, or does not pass.
+        documents: those that pass and have a score, in no order.
+        scores: of them.
+        template_of: of them.
         is_partial: not all gists were looked at.
     """
 
     templates: Numbers
     best: Floats
+    documents: Numbers
     scores: Floats
+    template_of: Numbers
     is_partial: bool = False
 
 
@@ -314,8 +318,8 @@ class Question:
         """
         wanted = np.unique(np.concatenate([each.documents for each in found]))
         nothing = [None] * len(wanted)
-        cosines = _finite(self._cosines_of(wanted)) if self._by_meaning else nothing
-        matches = _finite(self._word_scores[wanted]) if self._by_words else nothing
+        cosines = self._cosines_of(wanted) if self._by_meaning else nothing
+        matches = self._matches_of(wanted) if self._by_words else nothing
         words = self._words_of(wanted)
         with lance_errors(self._index.documents.uri):
             rows = self._index.rows(wanted.tolist(), _SHOWN)
@@ -334,32 +338,32 @@ class Question:
 
     def _orders(self, mask: Mask | None, passing: int, depth: int) -> list[_Order]:
         if not self._is_asked:
-            return [self._order(self._ranking.slots.astype(np.float64), mask, depth)]
+            return [self._order(np.arange(self._ranking.documents), self._ranking.slots.astype(np.float64), mask, depth)]
         orders = []
         if self._by_words:
-            orders.append(self._order(self._word_scores, mask, depth))
+            orders.append(self._order(*self._with_words, mask, depth))
         if self._by_meaning:
             orders.append(self._nearest(mask, passing, depth))
         return orders
 
-    def _order(self, scores: Floats, mask: Mask | None, depth: int) -> _Order:
-        """The first templates by scores of their documents; those that do not pass have none."""
-        ranking = self._ranking
+    def _order(self, documents: Numbers, scores: Floats, mask: Mask | None, depth: int) -> _Order:
+        """The first templates by scores of some documents, of which those that do not pass are left out."""
         if mask is not None:
-            scores = np.where(mask, scores, -np.inf)
-        if not ranking.documents:
-            return _Order(np.empty(0, np.int64), np.empty(0), scores)
-        in_order = scores[ranking.by_template]
-        best = np.maximum.reduceat(in_order, ranking.template_starts[:-1])
+            passes = mask[documents]
+            documents, scores = documents[passes], scores[passes]
+        template_of = self._ranking.template_of[documents]
+        best = np.full(self._ranking.templates, -np.inf)
+        np.maximum.at(best, template_of, scores)
         found = np.flatnonzero(best > -np.inf)
         if len(found) > depth:
             found = found[best[found] >= np.partition(best[found], -depth)[-depth]]
         # Of equal templates the one comes first whose first document of that score does.
-        starts, ends = ranking.template_starts[found].tolist(), ranking.template_starts[found + 1].tolist()
-        first = np.array([start + int(np.argmax(in_order[start:end])) for start, end in zip(starts, ends, strict=True)], np.int64)
-        documents = ranking.by_template[first]
-        templates = found[np.lexsort((documents, ranking.slots[documents], -best[found]))][:depth]
-        return _Order(templates, best[templates], scores)
+        is_best = np.flatnonzero(scores >= best[found].min(initial=np.inf))
+        is_best = is_best[scores[is_best] == best[template_of[is_best]]]
+        first = np.full(self._ranking.templates, self._ranking.documents)
+        np.minimum.at(first, template_of[is_best], self._ranking.ranks[documents[is_best]])
+        templates = found[np.lexsort((first[found], -best[found]))][:depth]
+        return _Order(templates, best[templates], documents, scores, template_of)
 
     def _nearest(self, mask: Mask | None, passing: int, depth: int) -> _Order:
         """The templates of the nearest gists."""
@@ -372,14 +376,13 @@ class Question:
             left[-1] = False  # what documents without a vector have
         count = gists if left is None else int(np.count_nonzero(left))
         if count <= COMPARED:
-            return self._order(self._by_gist(np.arange(gists) if left is None else np.flatnonzero(left)), mask, depth)
+            return self._order(*self._with_gists(np.arange(gists) if left is None else np.flatnonzero(left)), mask, depth)
         # Where one of ten documents passes, ten times as many gists lead to as many that do.
         looked_at = GISTS * (-(-ranking.documents // passing) if self._index.has_vector_index else 1)
         while True:
-            near = self._looked_at(looked_at, left)
-            order = replace(self._order(self._by_gist(near), mask, depth), is_partial=True)
+            order = self._order(*self._with_gists(self._looked_at(looked_at, left)), mask, depth)
             if len(order.templates) >= depth or looked_at >= gists:
-                return order
+                return replace(order, is_partial=True)
             looked_at *= 4
 
     def _looked_at(self, count: int, left: Mask | None) -> Numbers:
@@ -393,19 +396,24 @@ class Question:
         least = np.partition(cosines, -count)[-count] - 2 * SINGLE_ERROR if count < len(cosines) else -2.0
         return np.flatnonzero(cosines >= least)
 
-    def _by_gist(self, gists: Numbers) -> Floats:
-        """Scores of documents: the cosines of these gists, and minus infinity for others."""
-        of_gist = np.full(len(self._known) + 1, -np.inf)
-        of_gist[gists] = self._cosines(gists)
-        scores: Floats = of_gist[self._ranking.gist_of]
-        return scores
+    def _with_gists(self, gists: Numbers) -> tuple[Numbers, Floats]:
+        """The documents that have one of these gists, and its cosine."""
+        documents, counts = self._ranking.with_gists(gists)
+        return documents, np.repeat(self._cosines(gists), counts)
 
-    def _cosines_of(self, documents: Numbers) -> Floats:
-        """Cosines of the gists of some documents, minus infinity where they have none."""
+    def _cosines_of(self, documents: Numbers) -> list[float | None]:
+        """Cosines of the gists of some documents."""
         gists = self._ranking.gist_of[documents]
-        scores = np.full(len(documents), -np.inf)
-        scores[gists >= 0] = self._cosines(gists[gists >= 0])
-        return scores
+        cosines = iter(self._cosines(gists[gists >= 0]).tolist())
+        return [next(cosines) if gist >= 0 else None for gist in gists.tolist()]
+
+    def _matches_of(self, documents: Numbers) -> list[float | None]:
+        """BM25 of some documents."""
+        found, scores = self._with_words
+        if not len(found):
+            return [None] * len(documents)
+        at = np.minimum(np.searchsorted(found, documents), len(found) - 1)
+        return [score if there else None for score, there in zip(scores[at].tolist(), found[at] == documents, strict=True)]
 
     def _cosines(self, gists: Numbers) -> Floats:
         """Cosines of some gists, which are remembered."""
@@ -429,20 +437,21 @@ class Question:
         return {term: parts for term, parts in found if parts or not is_counted(term)}
 
     @cached_property
-    def _word_scores(self) -> Floats:
-        """BM25 of all documents with a telling word, and minus infinity for others."""
+    def _with_words(self) -> tuple[Numbers, Floats]:
+        """The documents with a telling word, in order, and their BM25."""
         total, ranking = self._ranking.documents, self._ranking
         having = {term: sum(len(rows) for rows, _, _ in parts) for term, parts in self._places.items()}
-        telling = [term for term in having if not is_counted(term) or having[term] <= COMMON_SHARE * total] or list(having)
+        telling = {term for term in having if not is_counted(term) or having[term] <= COMMON_SHARE * total} or having.keys()
         scores, tells = np.zeros(total), np.zeros(total, np.bool_)
         weights = term_weights([having[term] if is_counted(term) else 1 for term in having], total)
         for (term, parts), weight in zip(self._places.items(), weights.tolist(), strict=True):
             for rows, often, base in parts:
                 documents = rows + base
-                scores[documents] += weight * saturation(often.astype(np.float64), ranking.lengths[documents], ranking.mean_length)
+                scores[documents] += weight * saturation(often, ranking.lengths[documents], ranking.mean_length)
                 if term in telling:
                     tells[documents] = True
-        return np.where(tells, np.round(scores, DIGITS), -np.inf)
+        found = np.flatnonzero(tells)
+        return found, np.round(scores[found], DIGITS)
 
     # Hits
 
@@ -454,28 +463,31 @@ class Question:
             scores = dict(zip(orders[0].templates.tolist(), orders[0].best.tolist(), strict=True))
         shown: list[tuple[int, float, int]] = []
         for template, score in list(scores.items())[:limit]:
-            documents = self._ranking.of_template(template)
-            documents = documents if mask is None else documents[mask[documents]]
-            lists = [self._best(order, documents, per_template) for order in orders if template in order.templates]
-            shown += [(number, score, len(documents)) for number in _merged(lists)[:per_template]]
+            members = self._ranking.of_template(template)
+            members = members if mask is None else members[mask[members]]
+            lists = [self._best(order, template, members, per_template) for order in orders if template in order.templates]
+            shown += [(number, score, len(members)) for number in _merged(lists)[:per_template]]
             if len(shown) >= limit:
                 break
         numbers, ranked, alike = zip(*shown[:limit], strict=True) if shown else ((), (), ())
-        return Found(
-            np.array(numbers, np.int64), np.array([round(score, DIGITS) for score in ranked], np.float64), np.array(alike, np.int64), passing
-        )
+        return Found(np.array(numbers, np.int64), np.array([round(score, DIGITS) for score in ranked]), np.array(alike, np.int64), passing)
 
-    def _best(self, order: _Order, documents: Numbers, count: int) -> list[int]:
-        """The best of the documents of a template, which come by slot and number."""
-        scores = order.scores[documents]
-        if order.is_partial and np.count_nonzero(scores > -np.inf) < min(count, len(documents)):
+    def _best(self, order: _Order, template: int, members: Numbers, count: int) -> list[int]:
+        """The best documents of a template, of which `members` pass."""
+        which = np.flatnonzero(order.template_of == template)
+        documents, scores = order.documents[which], order.scores[which]
+        if order.is_partial and len(documents) < min(count, len(members)):
             # Too few have one of the gists that were looked at: now all are.
-            scores = self._cosines_of(documents)
-        if len(scores) > count:
-            good = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-            documents, scores = documents[good], scores[good]
-        by = np.argsort(-scores, kind="stable")[:count]
-        found: list[int] = documents[by][scores[by] > -np.inf].tolist()
+            documents = members[self._ranking.gist_of[members] >= 0]
+            scores = self._cosines(self._ranking.gist_of[documents])
+        ranks = self._ranking.ranks[documents]
+        if len(documents) > count:
+            least = np.partition(scores, -count)[-count]
+            equal = scores == least
+            last = np.partition(ranks[equal], (wanted := count - np.count_nonzero(scores > least)) - 1)[wanted - 1]
+            good = (scores > least) | (equal & (ranks <= last))
+            documents, scores, ranks = documents[good], scores[good], ranks[good]
+        found: list[int] = documents[np.lexsort((ranks, -scores))].tolist()
         return found
 
     def _words_of(self, documents: Numbers) -> list[tuple[str, ...]]:
@@ -517,11 +529,6 @@ def check_account(account: str) -> None:
         size = 0
     if size != 32:
         raise PermanentError(f"{account!r} is no account", where="search", remedy="give 32 bytes in base58, or the name of a program of the registry")
-
-
-def _finite(values: Floats) -> list[float | None]:
-    """Numbers, and None for what is none."""
-    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _merged(lists: Sequence[Sequence[int]]) -> list[int]:
