@@ -43,7 +43,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.gist import GIST
-from blyan.corpus.search_ranking import RangeArrays, Ranking, RankingWriter, digest_of, named
+from blyan.corpus.search_ranking import RangeArrays, Ranking, RankingWriter, digest_of, gists_named
 from blyan.corpus.search_rows import FOUND, GIST_DIGITS, RANGE, RECORD, SCHEMA, TRANSACTION, RangeRows
 from blyan.corpus.terms import TERMS
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
@@ -296,7 +296,7 @@ class OpenIndex:
     def _gist_rows(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Row ids of gists, sorted, and the number of each in `ranking`, -1 where no document has it."""
         rows = self.gists.scanner(columns=["gist"], with_row_id=True).to_table()
-        ids, names, known = rows["_rowid"].to_numpy(), named(rows["gist"].to_pylist()), self.ranking.gists
+        ids, names, known = rows["_rowid"].to_numpy(), gists_named(rows["gist"].to_pylist()), self.ranking.gists
         at = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
         numbers = np.where(known[at] == names, at, -1) if len(known) else np.full(len(names), -1)
         by = np.argsort(ids)

@@ -64,6 +64,11 @@ def named(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts), np.uint64)
 
 
+def gists_named(gists: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """What gists are known by: the first 64 bits of the digests that name them, in hex."""
+    return np.frombuffer(bytes.fromhex("".join(gist[:16] for gist in gists)), ">u8").astype(np.uint64)
+
+
 class RankingWriter:
     """Writes the file of a range: first its vectors, then its documents.
 
@@ -98,7 +103,7 @@ class RankingWriter:
         for number, gist in enumerate(gists, self._vectors):
             self._numbers.setdefault(gist, number)
         self._vectors += len(gists)
-        self._write(gists=named(gists), vectors=vectors.reshape(-1))
+        self._write(gists=gists_named(gists), vectors=vectors.reshape(-1))
 
     def add_documents(self, slots: pa.Array, templates: pa.Array, vector_of: npt.NDArray[np.int32], terms: pa.ListArray) -> None:
         """Documents in the order in which those of one slot are shown.
@@ -250,7 +255,7 @@ class Ranking:
         lengths: terms of each, int32 [documents].
         template_of: int32 [documents].
         gist_of: int32 [documents], -1 where it has no vector.
-        gists: what gists are known by (see `named`), sorted, uint64 [gists].
+        gists: what gists are known by (see `gists_named`), sorted, uint64 [gists].
     """
 
     def __init__(self, ranges: Sequence[RangeArrays]) -> None:
