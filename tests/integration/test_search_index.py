@@ -39,7 +39,7 @@ from blyan.corpus.search_ranking import RankingWriter
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query import search as searching
-from blyan.query.search import Filters, search
+from blyan.query.search import Filters, Question, search
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.solana.slots import SlotRange
 
@@ -445,6 +445,78 @@ def test_a_killed_writer_leaves_the_range_as_it_was_or_as_it_should_be(lake, mom
         assert [hits(open_index(lake), question, mode) for question in QUESTIONS for mode in ("text", "vector")] == before
     assert write_range(lake, slots_of(1)).changed is not changed
     assert_as_brute_force(lake, (0, 1), filters=("none",))
+
+
+# Files for ranking
+
+
+def files_for_ranking(lake: Lake) -> list[str]:
+    return sorted(lake.store.listed(f"search/{read_pointer(lake).current.name}/ranking"))
+
+
+def test_upkeep_leaves_the_files_that_records_name_and_no_others(lake):
+    world = World(lake)
+    for step in ("write b", "change a", "change b"):
+        STEPS[step](world)
+    index = open_index(lake)
+    used = sorted(Path(name).name for name in index.files)
+    folder = f"search/{world.current.name}/ranking"
+    lake.store.put(f"{folder}/000000000000-killed.arrow.unfinished", b"x")
+    assert len(used) < len(files_for_ranking(lake))
+    maintain(lake, retention_hours=24)
+    assert len(used) < len(files_for_ranking(lake)), "readers of the last day may still read them"
+    maintain(lake, retention_hours=0)
+    assert files_for_ranking(lake) == used
+
+
+def test_an_index_that_is_opened_again_keeps_what_did_not_change(lake):
+    world = World(lake)
+    world.write(1)
+    first = open_index(lake)
+    files = dict(first.files)
+    assert open_index(lake, first) is first
+    world.change(1)
+    second = open_index(lake, first)
+    kept = {name for name, arrays in second.files.items() if arrays is files.get(name)}
+    assert {Path(name).name.partition("-")[0] for name in kept} == {slots_of(0).key}
+    assert second.files.keys() == open_index(lake).files.keys()
+    for question in QUESTIONS[:2]:
+        assert hits(second, question, "hybrid", FILTERS["failed"]) == hits(open_index(lake), question, "hybrid", FILTERS["failed"])
+    rebuild(lake)
+    assert not open_index(lake, second).held, "another index has files of its own"
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "message"),
+    [
+        (lambda store, name, _other: store.delete([name]), MissingObjectError, "read again"),
+        (lambda store, name, _other: store.put(name, store.get(name)[:1_000]), PermanentError, "damaged"),
+        (lambda store, name, other: store.put(name, store.get(other)), PermanentError, "its record"),
+    ],
+    ids=["gone", "cut", "another range's"],
+)
+def test_a_file_for_ranking_that_is_not_as_it_was_written_is_told(lake, damage, kind, message):
+    world = World(lake)
+    world.write(1)
+    name, other = open_index(lake).files
+    assert account_of(lake, slots_of(0)).is_exact
+    damage(lake.store, name, other)
+    assert not account_of(lake, slots_of(0)).is_exact
+    assert account_of(lake, slots_of(1)).is_exact
+    with pytest.raises(kind, match=message):
+        hits(open_index(lake), QUESTIONS[0], "text")
+    rebuild(lake)
+    assert_as_brute_force(lake, (0, 1), filters=("failed",))
+
+
+def test_a_question_within_two_filters_gets_what_two_searches_get(three):
+    index = open_index(three[0])
+    question = Question(index, QUESTIONS[0], embed=lambda text: embed([text]))
+    chosen = [FILTERS["none"], FILTERS["failed"], FILTERS["nothing"], FILTERS["slots"]]
+    answers = question.answers([question.find(filters, limit=7, per_template=3) for filters in chosen])
+    for filters, answer in zip(chosen, answers, strict=True):
+        assert answer == search(index, QUESTIONS[0], embed=lambda text: embed([text]), filters=filters, limit=7, per_template=3)
+    assert len({len(answer.hits) for answer in answers}) > 1
 
 
 # Which index readers use

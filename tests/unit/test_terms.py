@@ -6,7 +6,7 @@ import math
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.corpus.terms import bm25, joined, query_terms, terms_of
@@ -41,6 +41,7 @@ def test_forms_of_a_word_are_one_term(forms: str) -> None:
 
 
 @given(st.lists(st.text(max_size=40), max_size=8))
+@settings(deadline=None)
 def test_terms_of_a_text_do_not_depend_on_its_company(texts: list[str]) -> None:
     together = terms_of(pa.array(texts, pa.string()))
     assert together.to_pylist() == [terms_of(pa.array([text])).to_pylist()[0] for text in texts]
