@@ -377,11 +377,12 @@ class Question:
         count = gists if left is None else int(np.count_nonzero(left))
         if count <= COMPARED:
             return self._order(*self._with_gists(np.arange(gists) if left is None else np.flatnonzero(left)), mask, depth)
+        templates = ranking.templates if mask is None else np.count_nonzero(np.bincount(ranking.template_of[mask]))
         # Where one of ten documents passes, ten times as many gists lead to as many that do.
         looked_at = GISTS * (-(-ranking.documents // passing) if self._index.has_vector_index else 1)
         while True:
             order = self._order(*self._with_gists(self._looked_at(looked_at, left)), mask, depth)
-            if len(order.templates) >= depth or looked_at >= gists:
+            if len(order.templates) >= min(depth, templates) or looked_at >= gists:
                 return replace(order, is_partial=True)
             looked_at *= 4
 
