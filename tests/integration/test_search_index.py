@@ -34,7 +34,19 @@ from search_lake import (
 )
 
 from blyan.corpus import search_index
-from blyan.corpus.search_index import POINTER, VERSION, Generation, Pointer, account_of, maintain, open_index, read_pointer, rebuild, write_range
+from blyan.corpus.search_index import (
+    POINTER,
+    VERSION,
+    Generation,
+    OpenIndex,
+    Pointer,
+    account_of,
+    maintain,
+    open_index,
+    read_pointer,
+    rebuild,
+    write_range,
+)
 from blyan.corpus.search_ranking import RankingWriter
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
@@ -80,8 +92,8 @@ def hits(index, question, mode, filters=FILTERS["none"], **options):
     return [(name, hit.score, hit.alike) for name, hit in zip(names, answer.hits, strict=True)]
 
 
-def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an account", "slots")) -> None:
-    index, brute = open_index(lake), BruteForce(lake, [slots_of(number).key for number in numbers])
+def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an account", "slots"), last: OpenIndex | None = None) -> OpenIndex:
+    index, brute = open_index(lake, last), BruteForce(lake, [slots_of(number).key for number in numbers])
     assert index.records.keys() == {slots_of(number).key for number in numbers}
     assert sum(record.rows for record in index.records.values()) == len(brute.all)
     for number in numbers:
@@ -90,6 +102,7 @@ def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an
         for mode in ("text", "vector", "hybrid"):
             for name in filters:
                 assert hits(index, question, mode, FILTERS[name]) == brute.search(question, mode, FILTERS[name]), (question, mode, name)
+    return index
 
 
 # Answers
@@ -231,10 +244,10 @@ class World:
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=3, max_size=6))
 @settings(max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 def test_no_sequence_of_writes_and_upkeep_changes_an_answer(tmp_path_factory, steps):
-    world = World(Lake(str(tmp_path_factory.mktemp("world"))))
+    world, index = World(Lake(str(tmp_path_factory.mktemp("world")))), None
     for step in steps:
         STEPS[step](world)
-        assert_as_brute_force(world.lake, sorted(world.seeds), filters=("none", "failed"))
+        index = assert_as_brute_force(world.lake, sorted(world.seeds), filters=("none", "failed", "labels"), last=index)
 
 
 def test_each_kind_of_upkeep_after_each_change_leaves_the_answers_alone(lake):
