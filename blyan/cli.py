@@ -535,6 +535,75 @@ def sql(
 
 
 @app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="In English, such as: How many transactions failed in the last 100 slots?")],
+    output: Annotated[
+        Literal["table", "json"], typer.Option("-o", "--output", help="In JSON, integers beyond 2^53 and decimals are strings.")
+    ] = "table",
+) -> None:
+    """Answer a question with SQL that a closed grammar makes of it, or say why not; no model is asked (docs/answers.md)."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from blyan.corpus.registry import load_registry
+    from blyan.lake import Lake
+    from blyan.query.engine import connect, expose, mentioned, query_errors
+    from blyan.query.planner import TIP_SQL, Abstention, Tip, plan, say
+    from blyan.schemas import BLOCKS
+    from blyan.settings import load_settings
+
+    settings = load_settings()
+    lake, registry = Lake.from_settings(settings), load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
+    with connect(lake, tables=[BLOCKS]) as connection, query_errors(connection):
+        (tip,) = connection.execute(TIP_SQL).fetchall()
+        planned = plan(question, registry, Tip.of(*tip))
+        if isinstance(planned, Abstention):
+            _show_abstention(planned, output)
+            return
+        besides = [statement for statement in (planned.proof, planned.lacking, planned.slots_here) if statement is not None]
+        expose(connection, lake, tables=mentioned(" ".join([planned.sql, *(sql for sql, _ in besides)])))
+        cursor = connection.execute(planned.sql, planned.params)
+        names, rows = [column[0] for column in cursor.description or []], cursor.fetchall()
+        proof = connection.execute(*planned.proof).fetchall() if planned.proof else []
+        ((lacking,),) = connection.execute(*planned.lacking).fetchall() if planned.lacking else [(0,)]
+        ((here,),) = connection.execute(*planned.slots_here).fetchall() if planned.slots_here else [(None,)]
+    said = say(planned, names, rows, proof, lacking=lacking, here=here, names=registry.names)
+    if output == "json":
+        facts = {"answer": said.text, "abstained": False, "intent": planned.intent, "slots": dict(planned.slots), "sql": planned.sql, "params": planned.params,
+                 "columns": names, "rows": rows, "citations": [asdict(each) for each in said.citations], "by": "planner"}  # fmt: skip
+        _write_facts(facts)
+        return
+    console = _console()
+    citations = "; ".join(f"slot {each.slot:,}{f', {each.signature}' if each.signature else ''}" for each in said.citations)
+    for line in (
+        said.text,
+        "",
+        f"SQL: {planned.sql}",
+        f"Parameters: {', '.join(map(repr, planned.params))}",
+        f"From {planned.table}: {citations or 'no row'}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_abstention(abstention: Any, output: str) -> None:
+    from dataclasses import asdict
+
+    if output == "json":
+        _write_facts({"answer": None, "abstained": True, **asdict(abstention)})
+        return
+    console = _console()
+    console.print(f"No answer: {abstention.why}", markup=False, highlight=False, soft_wrap=True)
+    if abstention.instead:
+        console.print("\n".join(["What can be asked:", *(f"- {each}" for each in abstention.instead)]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_facts(facts: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
+
+
+@app.command()
 def samples(
     slots: Annotated[str | None, typer.Option("--slots", metavar="A-B", help="Only questions that begin at these slots.")] = None,
     split: Annotated[
@@ -589,6 +658,7 @@ def search(
     from blyan.lake import Lake
     from blyan.query.ask import ask
     from blyan.query.search import Filters
+    from blyan.query.searcher import Searcher
     from blyan.query.understanding import programs_named
     from blyan.settings import load_settings
     from blyan.solana.slots import SlotRange
@@ -600,7 +670,8 @@ def search(
         if not question:
             return
     index = open_index(lake)
-    registry = _registry(settings)
+    searcher = Searcher(lake, settings)
+    registry = searcher.registry
     given = Filters(
         slots=SlotRange.parse(slots) if slots else None,
         since=_parsed_time("--since", since),
@@ -613,7 +684,7 @@ def search(
     )
     # The model is opened when a vector is asked for: a signature alone needs none.
     asked = ask(
-        index, question, registry, embed=_embedder_of(settings, index.generation.model), mode=mode, filters=given, limit=limit, per_template=alike
+        index, question, registry, embed=searcher.embedder_of(index.generation.model), mode=mode, filters=given, limit=limit, per_template=alike
     )
     if output == "json":
         _write_answer(asked)
@@ -633,14 +704,6 @@ def _rebuild_search(lake: Any) -> None:
     console.print(f"The search index is {made.name} now; `blyan search` uses it at once.", highlight=False, soft_wrap=True)
 
 
-def _registry(settings: Settings) -> Any:
-    from pathlib import Path
-
-    from blyan.corpus.registry import load_registry
-
-    return load_registry(*([Path(settings.corpus_registry)] if settings.corpus_registry else []))
-
-
 def _parsed_time(option: str, text: str | None) -> datetime | None:
     from datetime import UTC, datetime
 
@@ -653,22 +716,6 @@ def _parsed_time(option: str, text: str | None) -> datetime | None:
     except ValueError as error:
         raise PermanentError(f"{text!r} is no time", where=option, remedy="give it as 2026-01-31 or 2026-01-31T12:00:00Z") from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _embedder_of(settings: Settings, model: str) -> Any:
-    """What makes the vector of a question, of the model that made those of the index."""
-    from blyan.corpus.embedder import open_embedder
-    from blyan.errors import SettingError
-
-    def embed(text: str) -> Any:
-        embedder = open_embedder(settings)
-        if embedder.digest == model:
-            return embedder.embed([text])
-        what = f"the vectors of the search index are of the model {model[:12]}, and BLYAN_EMBEDDER={settings.embedder} is {embedder.digest[:12]}"
-        remedy = "set the embedder that made them, search with `--mode text`, or embed the ranges again and run `blyan search --rebuild`"
-        raise SettingError(what, where="BLYAN_EMBEDDER", remedy=remedy)
-
-    return embed
 
 
 def _show_answer(asked: Any, names: Any) -> None:
@@ -723,7 +770,6 @@ def _why(hit: Any, met: tuple[str, ...]) -> str:
 
 def _write_answer(asked: Any) -> None:
     """The answer as JSON."""
-    import json
     from dataclasses import asdict
 
     from blyan.query.ask import unmet
@@ -741,7 +787,7 @@ def _write_answer(asked: Any) -> None:
         "searched": asdict(answer.searched),
         "hits": hits,
     }
-    typer.echo(json.dumps(_json_value(facts), indent=2, ensure_ascii=False))
+    _write_facts(facts)
 
 
 @app.command()

@@ -21,6 +21,11 @@ import httpx
 
 from blyan.api.callers import SCOPES, Role, Scope
 from blyan.api.keys import create
+from blyan.corpus.embedder import open_embedder
+from blyan.corpus.embeddings import write_embeddings
+from blyan.corpus.ranges import write_corpus
+from blyan.corpus.registry import load_registry
+from blyan.corpus.search_index import write_range
 from blyan.lake import Lake
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import land, normalise_range
@@ -51,6 +56,15 @@ def made_lake(folder: Path, *, landed: bool = True) -> Settings:
         landing.advance(list(source.read(SlotRange(45, LAST_SLOT))), processed=51, checkpoint=45)
         landing.close()
     return settings
+
+
+def make_searchable(settings: Settings, *, vote_share: float = 0.01) -> None:
+    """Documents, vectors and the search index of the lake's ranges, by the model that is the default."""
+    lake, embedder = Lake.from_settings(settings), open_embedder(settings)
+    for slots in (SlotRange(0, 19), SlotRange(20, 39)):
+        write_corpus(lake, slots, load_registry(), vote_share=vote_share)
+        write_embeddings(lake, slots, embedder)
+        write_range(lake, slots)
 
 
 def key_for(lake: Lake, role: Role = Role.OPERATOR, scopes: frozenset[Scope] | None = None, *, lasts_s: float | None = None) -> str:

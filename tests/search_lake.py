@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from blyan.corpus.embeddings import embedded_as
+from blyan.corpus.labels import bucket
 from blyan.corpus.terms import is_counted, query_terms, terms_of
 from blyan.lake import Lake
 from blyan.query.search import COMMON_SHARE, DEPTH, FUSION, Filters
@@ -85,7 +86,7 @@ def documents(number: int, seed: int, count: int) -> pa.Table:
                 "kind": kind,
                 "status": "Fail" if failed else "Success",
                 "error_class": reason,
-                "value_bucket": None,
+                "value_bucket": bucket(math.floor(math.log10(float(amount))), "SOL") if kind == "transfer" else None,
                 "programs": [PROGRAMS[program]],
                 "is_vote": kind == "vote",
                 "is_sandwich": bool(random.random() < 0.05),
@@ -148,9 +149,10 @@ class Found:
 
 
 class BruteForce:
-    """Search by looking at everything that the lake's tables have of some ranges."""
+    """Search by looking at everything that the lake's tables have of some ranges; `embed` makes the vector of a question."""
 
-    def __init__(self, lake: Lake, keys: Sequence[str]) -> None:
+    def __init__(self, lake: Lake, keys: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray] = embed) -> None:
+        self._embed = embed
         self.all: list[Found] = []
         for key in keys:
             vectors = {row["text_sha256"]: np.array(row["vector"]) for batch in lake.read(EMBEDDINGS, key=key) for row in batch.to_pylist()}
@@ -172,7 +174,7 @@ class BruteForce:
             scores = self._bm25(text)
             orders.append(_templates([(found, scores[id(found)]) for found in passing if id(found) in scores], per_template))
         if mode in ("vector", "hybrid"):
-            direction = embed([text])[0].astype(np.float64)
+            direction = self._embed([text])[0].astype(np.float64)
             orders.append(
                 _templates([(found, round(float(found.vector @ direction / np.linalg.norm(direction)), 6)) for found in passing], per_template)
             )
@@ -247,6 +249,7 @@ def passes(row: dict[str, Any], filters: Filters) -> bool:
         not filters.statuses or row["status"] in filters.statuses,
         not filters.scopes or row["scope"] in filters.scopes,
         not filters.error_classes or row["error_class"] in filters.error_classes,
+        not filters.value_buckets or row["value_bucket"] in filters.value_buckets,
         filters.is_vote is None or row["is_vote"] == filters.is_vote,
         filters.is_sandwich is None or row["is_sandwich"] == filters.is_sandwich,
         filters.signature is None or row["signature"] == filters.signature,

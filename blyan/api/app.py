@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
-from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError
-from blyan.api.routes import graphql, health, live, records, sql, tables, tokens
+from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError, nearest
+from blyan.api.routes import graphql, health, live, records, search, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
 from blyan.settings import Settings, load_settings
@@ -58,7 +59,7 @@ def create(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Blyan", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (health, tokens, tables, records, sql, graphql, live):
+    for routes in (health, tokens, tables, records, search, sql, graphql, live):
         app.include_router(routes.router)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
@@ -115,10 +116,10 @@ async def _refuse_http(request: Request, error: Exception) -> NoReturn:
     raise RequestError(MALFORMED, str(error.detail), remedy="send what GET /openapi.json describes")
 
 
-async def _refuse_invalid(_: Request, error: Exception) -> NoReturn:
+async def _refuse_invalid(request: Request, error: Exception) -> NoReturn:
     """What does not fit the declaration of a parameter or of a body."""
     assert isinstance(error, RequestValidationError)
-    faults = [(".".join(str(part) for part in fault["loc"]), str(fault["msg"])) for fault in error.errors()]
+    faults = [(".".join(str(part) for part in fault["loc"]), _said(request, fault)) for fault in error.errors()]
     broken = next((fault for fault in error.errors() if fault["type"] == "json_invalid"), None)
     if broken:
         raise RequestError(
@@ -126,3 +127,19 @@ async def _refuse_invalid(_: Request, error: Exception) -> NoReturn:
         )
     count = "1 parameter is" if len(faults) == 1 else f"{len(faults)} parameters are"
     raise RequestError(INVALID, f"{count} not valid", remedy="correct what `errors` names", details=faults)
+
+
+def _said(request: Request, fault: dict[str, Any]) -> str:
+    """What is wrong at a place; of a field that there is not, the nearest that there is."""
+    if fault["type"] != "extra_forbidden":
+        return str(fault["msg"])
+    *path, name = fault["loc"][1:]
+    body = getattr(request.scope.get("route"), "body_field", None)
+    model = _model(body.field_info.annotation) if body is not None else None
+    for part in path:
+        model = _model(model.model_fields[part].annotation) if model is not None and part in model.model_fields else None
+    return f"there is no field {name}{nearest(str(name), model.model_fields)}" if model is not None else str(fault["msg"])
+
+
+def _model(kind: Any) -> type[BaseModel] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -55,6 +55,7 @@ class Asked:
         caller: who asks, once it is told.
         headers: that the response gets besides.
         sql: the statement.
+        search: the search, as JSON.
         rows: that were sent.
         told: the problem that was told.
     """
@@ -63,6 +64,7 @@ class Asked:
     caller: Principal | None = None
     headers: dict[str, str] = field(default_factory=dict)
     sql: str | None = None
+    search: str | None = None
     rows: int | None = None
     told: Told | None = None
 
@@ -218,6 +220,8 @@ class Envelope:
         if asked.sql is not None:
             record["sql"] = asked.sql[:SQL_CHARACTERS]
             record["sql_sha256"] = hashlib.sha256(asked.sql.encode(errors="replace")).hexdigest()
+        if asked.search is not None:
+            record["search"] = asked.search[:SQL_CHARACTERS]
         try:
             assert self._audit is not None
             self._audit.write(record)

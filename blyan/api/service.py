@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,17 @@ from blyan.api.audit import AuditLog
 from blyan.api.callers import Principal, Scope, anonymous
 from blyan.api.envelope import asked_of
 from blyan.api.keys import KeyRing
+from blyan.api.lanes import Lane, client_gone
 from blyan.api.live import Hub
-from blyan.api.problems import BAD_CURSOR, CANCELLED, GONE, INVALID, UNAVAILABLE, ClientGoneError, OverloadedError, RequestError, nearest
+from blyan.api.problems import BAD_CURSOR, GONE, INVALID, UNAVAILABLE, ClientGoneError, OverloadedError, RequestError, nearest
 from blyan.api.rates import Rates
 from blyan.api.telemetry import Metrics
 from blyan.api.tokens import Tokens, new_secret
 from blyan.errors import BlyanError, TransientError
 from blyan.lake import Lake
 from blyan.query.records import CursorError, Page, Question, Records, SnapshotGoneError, Stop
+from blyan.query.search import Mode
+from blyan.query.searcher import Found, Searcher
 from blyan.query.sql import SqlEngine
 from blyan.schemas import BLOCKS
 from blyan.settings import Settings
@@ -48,8 +51,8 @@ THREADS = 8
 SHARE = 4
 """Of them, those of one caller."""
 
-WAITING = 256
-"""Questions that may wait for a thread; beyond, the service says that it is busy."""
+SEARCHES, SEARCH_SHARE = 4, 2
+"""Searches and embeddings that a process makes at once, and of them those of one caller."""
 
 STRANGERS_PER_S, STRANGERS_BURST = 2.0, 30
 """How often an address may show keys that do not exist."""
@@ -83,9 +86,9 @@ class Service:
         self.records = Records(self.lake, threads=settings.serve_threads, memory=f"{settings.serve_memory_mib}MiB")
         self._engine = SqlEngine.from_settings(settings)
         self._opening: asyncio.Task[SqlEngine] | None = None
-        self._pool = ThreadPoolExecutor(THREADS, "question")
-        self._waiting = 0
-        self._shares: dict[str, asyncio.Semaphore] = {}
+        self.questions = Lane("question", THREADS, SHARE)
+        self.searcher = Searcher(self.lake, settings)
+        self.searches = Lane("search", SEARCHES, SEARCH_SHARE)
         self.ending = asyncio.Event()
         self.hub = Hub(self.lake, self.ending, self.metrics.live.set)
 
@@ -173,43 +176,28 @@ class Service:
         raise AssertionError("a loop that returns or raises")
 
     async def ask(self, request: Request, caller: Principal, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
-        """Run something that takes a thread; it is stopped when its time is over, or when the client goes away.
+        """Ask DuckDB something; see `Lane.run`."""
+        return await self.questions.run(request, caller, question, stop)
+
+    async def search(self, request: Request, caller: Principal, query: str, mode: Mode, filters: Mapping[str, Any], **options: Any) -> Found:
+        """Search the index, counted and timed; see `Searcher.filters` and `Searcher.find`.
 
         Raises:
+            AskedError: what is asked for cannot be.
+            SearchUnavailableError: no search can be answered.
             RequestError: it took longer than the caller may.
-            OverloadedError: too many questions wait.
+            OverloadedError: too many searches wait.
             ClientGoneError: the client went away.
         """
-        if self._waiting >= WAITING:
-            raise OverloadedError(UNAVAILABLE, "too many questions wait", remedy="ask again", retry_after_s=1.0)
-        share = self._shares.setdefault(caller.id, asyncio.Semaphore(SHARE))
-        self._waiting += 1
-        try:
-            # A caller with many questions waits for itself, and takes no thread that another would get.
-            async with share:
-                return await self._run(request, caller.limits.seconds, question, stop)
-        finally:
-            self._waiting -= 1
-            if not share.locked() and len(self._shares) > WAITING:
-                self._shares.pop(caller.id, None)
+        began = time.perf_counter()
+        work = partial(self._found, query, mode, filters, options)
+        # LanceDB cannot be interrupted: who is too long is no longer waited for, and keeps its place until it ends.
+        found = await self.searches.run(request, caller, work, lambda: None)
+        self.metrics.searched(found.answer.mode, time.perf_counter() - began, found.reading, found.answer.searched.documents)
+        return found
 
-    async def _run(self, request: Request, seconds: float, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
-        answer = asyncio.get_running_loop().run_in_executor(self._pool, question)
-        gone = asyncio.ensure_future(_gone(request))
-        waiting: set[asyncio.Future[Any]] = {answer, gone}
-        try:
-            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            left = gone.done()
-        finally:
-            gone.cancel()
-            if not answer.done():
-                stop()
-                answer.cancel()
-        if left:
-            raise ClientGoneError("the client went away")
-        raise RequestError(CANCELLED, f"it took longer than {seconds:g} s", remedy="ask for fewer slots, or with a filter")
+    def _found(self, query: str, mode: Mode, filters: Mapping[str, Any], options: Mapping[str, Any]) -> Found:
+        return self.searcher.find(query, mode=mode, filters=self.searcher.filters(filters), **options)
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -219,7 +207,8 @@ class Service:
                 await self._engine.__aexit__(None, None, None)
         await self.hub.close()
         await self.rates.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.questions.close()
+        self.searches.close()
         self.records.close()
         if self.audit:
             self.audit.close()
@@ -252,7 +241,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
     Raises:
         ClientGoneError: the client went away.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    task, gone = asyncio.create_task(work), asyncio.create_task(client_gone(request))
     waiting: set[asyncio.Task[Any]] = {task, gone}
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -264,12 +253,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     raise ClientGoneError("the client went away")
-
-
-async def _gone(request: Request) -> None:
-    """Return once the client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def service_of(connection: HTTPConnection) -> Service:

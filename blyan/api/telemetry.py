@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from blyan.query.searcher import SearchReading
+
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being answered."""
 
@@ -85,8 +87,42 @@ class Metrics:
         self.rates_shared = Gauge(
             "blyan_rates_shared", "Whether rates are counted in Redis, as set: 1, or in each process: 0.", registry=registry, multiprocess_mode="min"
         )
+        self.searches = Counter(
+            "blyan_searches", "Searches answered, by how was looked: hybrid, vector, text or newest.", ["mode"], registry=registry
+        )
+        self.search_seconds = Histogram(
+            "blyan_search_seconds", "From a search that was taken to its answer, waiting included.", ["mode"], buckets=BUCKETS_S, registry=registry
+        )
+        self._index = Gauge(
+            "blyan_search_index",
+            "Whether searches are answered from the index of this name.",
+            ["index"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._index_version, self._index_documents, self._ranges_behind = (
+            Gauge(f"blyan_search_{name}", what, registry=registry, multiprocess_mode="mostrecent")
+            for name, what in (
+                ("index_version", "Version of the index that searches are answered from."),
+                ("documents", "Documents and summaries in it."),
+                ("ranges_behind", "Ranges of slots of which it has not what the tables have."),
+            )
+        )
+        self._index_name = ""
         about = Gauge("blyan_build_info", "Versions, as labels.", list(versions()), registry=registry, multiprocess_mode="max")
         about.labels(**versions()).set(1)
+
+    def searched(self, mode: str, seconds: float, reading: SearchReading, documents: int) -> None:
+        """Count a search that was answered."""
+        self.searches.labels(mode).inc()
+        self.search_seconds.labels(mode).observe(seconds)
+        if self._index_name not in ("", reading.index):
+            self._index.labels(self._index_name).set(0)
+        self._index_name = reading.index
+        self._index.labels(reading.index).set(1)
+        self._index_version.set(reading.index_version)
+        self._index_documents.set(documents)
+        self._ranges_behind.set(reading.ranges_behind)
 
     def rendered(self) -> tuple[bytes, str]:
         """The text of all metrics, and its media type."""

@@ -8,6 +8,7 @@ Belongs here: the protocol, and what is checked of texts and vectors whoever mak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,14 @@ from blyan.settings import Settings
 
 Vectors = npt.NDArray[np.float32]
 """Shape [texts, dimension]; each row has length 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many tokens of some texts a model reads, its own marks included, and of how many texts only the beginning."""
+
+    read: int
+    truncated: int
 
 
 class Embedder(Protocol):
@@ -51,6 +60,10 @@ class Embedder(Protocol):
             PermanentError: the model gave what is no direction.
             TransientError: the model could not be reached.
         """
+        ...
+
+    def tokens(self, texts: Sequence[str]) -> Tokens | None:
+        """How many tokens of some texts are read; None where the model does not tell."""
         ...
 
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from blyan.corpus.embedder import Vectors, check_texts, unit
+from blyan.corpus.embedder import Tokens, Vectors, check_texts, unit
 from blyan.errors import PermanentError, RateLimitedError, SettingError, SourceUnreachableError, TransientError
 from blyan.solana.jsonrpc import BACKOFF_BASE_S, BACKOFF_CAP_S, MAX_RETRY_AFTER_S, RETRIED_STATUSES, SLOW_DOWN, UNAVAILABLE, retry_after_s
 
@@ -115,6 +115,10 @@ class EmbeddingEndpoint:
                 pool.shutdown(cancel_futures=True)
                 raise
         return found
+
+    def tokens(self, texts: Sequence[str]) -> Tokens | None:  # noqa: ARG002 - the protocol's
+        """None: a server tells how many it read only with its vectors, and not of how many texts the beginning."""
+        return None
 
     def _ask(self, http: httpx.Client, texts: Sequence[str]) -> Vectors:
         """The vectors of a batch, tried again until the retries are used up."""

@@ -74,6 +74,9 @@ KIND_RULES = (
 )  # fmt: skip
 """What makes a transaction what it is, the most telling first."""
 
+KINDS = tuple(dict.fromkeys(rule.kind for rule in KIND_RULES))
+"""Every kind."""
+
 SANDWICH = "same_payer_trades_a_pair_back_around_others"
 """In one slot, one payer swaps a pair of assets and later swaps it back, and between the two others swap it the first way. All are labelled."""
 
@@ -268,6 +271,13 @@ def bucket(decade: int, unit: str) -> str:
 
 def _power(decade: int) -> str:
     return str(10**decade) if decade >= 0 else f"{10.0**decade:.{-decade}f}"
+
+
+GREATEST_DECADE = 11
+"""More than all dollars or SOL there are."""
+
+VALUE_BUCKETS = tuple(bucket(decade, unit) for unit in ("SOL", "USD") for decade in range(LEAST_DECADE - 1, GREATEST_DECADE + 1))
+"""Every value bucket."""
 
 
 def _sandwiches(activity: Activity, exchanged: Mask, gained: Mask) -> Mask:

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from blyan.corpus.embedder import Vectors, check_texts, empty, unit
+from blyan.corpus.embedder import Tokens, Vectors, check_texts, empty, unit
 from blyan.errors import PermanentError, SettingError
 
 Precision = Literal["fp32", "int8"]
@@ -96,6 +96,11 @@ class MiniLM:
                 found[rows] = vectors
         self.truncated += sum(truncated for _, truncated in read)
         return unit(found, self.name)
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """How many tokens of some texts are read: at most 256 of each."""
+        read = [self._tokens(text, index) for index, text in enumerate(texts)]
+        return Tokens(sum(len(tokens) for tokens, _ in read), sum(truncated for _, truncated in read))
 
     def _tokens(self, text: str, index: int) -> tuple[list[int], bool]:
         """The tokens of a text, and whether it has more."""

@@ -790,13 +790,23 @@ def _drop_unnamed(lake: Lake, pointer: Pointer, retention_hours: int) -> list[st
 
 def _made_from(lake: Lake, generation: Generation, key: str) -> str:
     """The digest of all that the rows of a range depend on."""
-    parts = [generation.version, generation.model]
+    digests = []
     for table in (DOCUMENTS, SUMMARIES, EMBEDDINGS):
-        digests = sorted({file.digest or "" for file in lake.files(table, keys=[key])})
-        if not digests:
+        digests.append(sorted({file.digest or "" for file in lake.files(table, keys=[key])}))
+        if not digests[-1]:
             where = lake.store.uri(table.name)
             raise MissingObjectError(f"{table.name} has no partition {key}", where=where, remedy="materialise it first")
-        parts += digests
+    return made_from(generation, digests)
+
+
+def made_from(generation: Generation, digests: Iterable[Sequence[str]]) -> str:
+    """The digest of all that the rows of a range depend on: `Record.made_from`.
+
+    Args:
+        generation: the index.
+        digests: content digests of the range in documents, summaries and embeddings, in this order; those of each sorted.
+    """
+    parts = [generation.version, generation.model, *(digest for of_table in digests for digest in of_table)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blyan.corpus.embedder import Vectors, check_texts, unit
+from blyan.corpus.embedder import Tokens, Vectors, check_texts, unit
 from blyan.errors import SettingError
 
 
@@ -49,10 +49,16 @@ class LocalModel:
         check_texts(texts)
         if not texts:
             return np.empty((0, self.dimension), np.float32)
-        longest = self._model.max_seq_length
-        if longest is not None:
-            self.truncated += sum(len(self._model.tokenizer(text, verbose=False)["input_ids"]) > longest for text in texts)
+        self.truncated += self.tokens(texts).truncated
         return unit(self._model.encode(list(texts), batch_size=1, show_progress_bar=False, convert_to_numpy=True), self.name)
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """How many tokens of some texts are read: at most as many as the model's longest input."""
+        lengths = [len(self._model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+        longest = self._model.max_seq_length
+        if longest is None:
+            return Tokens(sum(lengths), 0)
+        return Tokens(sum(min(length, longest) for length in lengths), sum(length > longest for length in lengths))
 
 
 def _digest(model: Any) -> str:

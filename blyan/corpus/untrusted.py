@@ -13,6 +13,9 @@ import msgspec
 MAX_CHARACTERS = 1_000
 """Longer text is cut there, and its length told: no memo is worth more tokens than a transaction."""
 
+FLAGS = ("control_characters", "instruction_like", "invisible_characters", "long_text")
+"""Every flag."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Marks that set or override the direction of text, and characters without width, which hide what a reader sees.
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
@@ -38,11 +41,6 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def flags_of(text: str) -> tuple[str, ...]:
-    """What is odd about it: `control_characters`, `instruction_like`, `invisible_characters`, `long_text`, in this order."""
-    odd = {
-        "control_characters": _CONTROL.search(text),
-        "instruction_like": _INSTRUCTION_LIKE.search(text),
-        "invisible_characters": _INVISIBLE.search(text),
-        "long_text": len(text) > MAX_CHARACTERS,
-    }
-    return tuple(name for name, found in odd.items() if found)
+    """What is odd about it, of `FLAGS` and in that order."""
+    odd = (_CONTROL.search(text), _INSTRUCTION_LIKE.search(text), _INVISIBLE.search(text), len(text) > MAX_CHARACTERS)
+    return tuple(name for name, found in zip(FLAGS, odd, strict=True) if found)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blyan.corpus.labels import LEAST_DECADE, bucket
+from blyan.corpus.labels import GREATEST_DECADE, LEAST_DECADE, bucket
 from blyan.corpus.terms import terms_of
 
 Mask = npt.NDArray[np.bool_]
@@ -154,10 +154,6 @@ def _sql(check: Check) -> str | None:
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
-
-
-GREATEST_DECADE = 11
-"""More than all dollars or SOL there are."""
 
 
 def _in_buckets(amount: Amount) -> str | None:

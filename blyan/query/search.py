@@ -562,4 +562,5 @@ def _text(value: str) -> str:
 
 def _time(at: datetime) -> str:
     """A time in SQL."""
-    return f"timestamp '{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}'"
+    # Not strftime, whose years have less than four digits where they are early.
+    return f"timestamp '{at.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'microseconds')}'"

@@ -45,12 +45,17 @@ class Understanding:
         """What full text is searched for: the words of the query, and those of documents that meet its conditions."""
         return " ".join(dict.fromkeys([*self.text.split(), *(word for condition in self.conditions for word in condition.words)]))
 
-    def explain(self) -> str:
-        """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What was understood, each in words, such as `status = Fail`."""
         parts = [condition.name for condition in self.conditions if condition.name]
         if self.order:
             parts.append(f"{'most' if self.order.descending else 'least'} {self.order.unit} first")
-        return ", ".join([*parts, *(f"{word} read as {other}" for word, other in self.read_as)])
+        return (*parts, *(f"{word} read as {other}" for word, other in self.read_as))
+
+    def explain(self) -> str:
+        """What was understood, such as `status = Fail, program = Raydium`. Empty if nothing was."""
+        return ", ".join(self.parts)
 
 
 def understand(query: str, registry: Registry) -> Understanding:
@@ -93,7 +98,7 @@ def programs_named(name: str, registry: Registry) -> tuple[str, ...]:
         PermanentError: the registry has no such name, and it is no account.
     """
     whole = {_words(program.name): (account,) for account, program in registry.programs.items()}
-    known = _program_phrases(registry.programs) | whole
+    known = program_phrases(registry.programs) | whole
     if _words(name) in known:
         return known[_words(name)]
     if _size(name) == _ACCOUNT_BYTES:
@@ -371,7 +376,7 @@ _NICKNAMES = {
 }  # fmt: skip
 """What programs are called, and their names in the registry, or the beginnings of them."""
 
-_TOKEN_NICKNAMES = {
+TOKEN_NICKNAMES = {
     "tether": "USDT",
     "dogwifhat": "WIF",
     "marinade": "mSOL",
@@ -412,14 +417,14 @@ def _vocabulary(registry: Registry) -> dict[tuple[str, ...], Condition | None]:
     for kind, (phrases, categories) in _CATEGORIES.items():
         accounts = tuple(account for account, program in registry.programs.items() if program.category in categories)
         out |= dict.fromkeys(_split(phrases), Condition(f"kind = {kind}", (Check("kind", (kind,)), Check("program", accounts)), words=(kind,)))
-    for phrase, accounts in _program_phrases(registry.programs).items():
+    for phrase, accounts in program_phrases(registry.programs).items():
         names = sorted(registry.programs[account].name for account in accounts)
         # One word of the family finds all of it, and is not outdone by the one that has most words of the names.
         short = names[0] if len(names) == 1 else " ".join(dict.fromkeys(name.split()[0] for name in names))
         name = f"program = {' or '.join(names) if len(names) < 3 else f'{short} ({len(names)} programs)'}"
         out[phrase] = Condition(name, (Check("program", accounts),), words=tuple(short.split()), weight=2)
     tokens = {_words(mint.symbol): mint.symbol for mint in registry.mints.values()} | {
-        _words(phrase): symbol for phrase, symbol in _TOKEN_NICKNAMES.items()
+        _words(phrase): symbol for phrase, symbol in TOKEN_NICKNAMES.items()
     }
     for phrase, symbol in tokens.items():
         # A name that is a program's as well is the token's where its letters are those of the symbol: see `_phrases`.
@@ -445,7 +450,7 @@ def _split(phrases: str) -> list[tuple[str, ...]]:
 _VERSION = re.compile(r"v\d+|\d{4}")
 
 
-def _program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], tuple[str, ...]]:
+def program_phrases(programs: Mapping[str, Program]) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Every run of words of a name that tells something, and the programs whose names have it."""
     found: dict[tuple[str, ...], list[str]] = {}
     for account, program in programs.items():
@@ -495,7 +500,7 @@ def _corrections(words: Iterable[str], vocabulary: Vocabulary) -> dict[str, str]
         low = word.lower()
         if low.isalpha() and low not in known and low not in _OTHER_WORDS:
             # First letters are right: whoever errs there has written another word.
-            meant = next((target for target in targets.get(low[0], ()) if _is_slip(low, target)), None)
+            meant = next((target for target in targets.get(low[0], ()) if is_slip(low, target)), None)
             if meant:
                 out[word] = meant
     return out
@@ -505,7 +510,7 @@ _LEAST_LETTERS = 6
 """Of a word that is recognised with a letter too few or too many; of shorter ones, other words are as near."""
 
 
-def _is_slip(word: str, meant: str) -> bool:
+def is_slip(word: str, meant: str) -> bool:
     """One letter left out or put in, or two neighbours exchanged. Another letter in its place makes another word: `filled` is not `failed`."""
     long, short = (word, meant) if len(word) > len(meant) else (meant, word)
     if len(long) - len(short) == 1 and len(meant) >= _LEAST_LETTERS:

@@ -10,7 +10,7 @@ import pytest
 from blyan.api.app import create
 from blyan.lake import Lake
 from blyan.settings import Settings
-from tests.http_service import key_for, made_lake, served
+from tests.http_service import key_for, made_lake, make_searchable, served
 
 LONG = 40
 
@@ -18,7 +18,9 @@ LONG = 40
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("described")
-    return made_lake(folder / "lake").model_copy(update={"audit_log": "", "query_processes": 1})
+    settings = made_lake(folder / "lake").model_copy(update={"audit_log": "", "query_processes": 1})
+    make_searchable(settings)
+    return settings
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from search_lake import BruteForce, embed, slots_of, write
 
 from blyan.corpus.search_index import account_of, maintain, open_index, read_pointer, rebuild, write_range
 from blyan.query.search import Filters, search
+from blyan.query.searcher import LOOK_S, Searcher
+from blyan.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +35,18 @@ def test_ranges_are_written_replaced_maintained_rebuilt_and_found_in_a_bucket(st
             "failed swaps", "hybrid", Filters(statuses=("Fail",))
         )
     assert lake.store.folders("search") == [read_pointer(lake).current.name]
+
+
+def test_a_service_notices_another_version_in_a_bucket_and_files_that_are_gone(store: ObjectStore) -> None:
+    lake, now = store.lake(), [0.0]
+    write_range(lake, write(lake, 0))
+    searcher = Searcher(lake, load_settings(lake=lake.root), clock=lambda: now[0])
+    before = searcher.find("failed swaps", mode="text").reading
+    assert (before.ranges_behind, before.up_to_slot) == (0, 99)
+    write_range(lake, write(lake, 1))
+    assert searcher.find("failed swaps", mode="text").reading.index_version == before.index_version
+    now[0] = LOOK_S
+    assert searcher.find("failed swaps", mode="text").reading.up_to_slot == 199
+    write_range(lake, write(lake, 1, seed=4))
+    maintain(lake, retention_hours=0)
+    assert searcher.find("failed swaps", mode="text").reading.ranges_behind == 0, "the clock stands: a file that is gone told of it"
