@@ -1,4 +1,4 @@
-"""A lake of millions of transactions from the embedded chain, for benchmarks of what reads it.
+"""A lake of millions of transactions from the embedded chain, for benchmarks of what reads it. Prints one JSON line: what making it took.
 
     python benchmarks/large_lake.py FOLDER [--rows 2000000] [--per-slot 500]
 
@@ -60,7 +60,8 @@ def made(folder: Path, *, rows: int, per_slot: int = 500) -> Lake:
     settings = settings_of(folder, rows=rows, per_slot=per_slot)
     lake = Lake(str(folder))
     there = lake.partitions(TRANSACTIONS)
-    missing = [settings.grid.range_of(key) for key in settings.grid.keys() if key not in there]
+    keys = settings.grid.keys()
+    missing = [settings.grid.range_of(key) for key in keys if key not in there]
     with pool(cores()) as workers:
         list(workers.map(_make, [settings] * len(missing), missing))
     return lake

@@ -135,7 +135,7 @@ class Load:
         answer = await client.post("/v1/sql", json={"sql": sql, "params": [first, first + self.top // 20]})
         _good(answer)
 
-    async def _lookup(self, client: httpx.AsyncClient, chosen: random.Random) -> None:
+    async def _lookup(self, client: httpx.AsyncClient, _: random.Random) -> None:
         signature = next(self.signatures)
         answer = await client.get(f"/v1/transactions/{signature}")
         _good(answer)
@@ -215,7 +215,7 @@ class Load:
         for figure, value in figures.items():
             print(json.dumps({"figure": figure, "value": round(value, 3) if isinstance(value, float) else value, **about}), flush=True)
         for error, count in Counter(self.errors).most_common(10):
-            print(json.dumps({"error": error, "times": count}), flush=True)
+            print(json.dumps({"figure": "error", "value": count, "error": error, **about}), flush=True)
 
 
 def growth(samples: list[tuple[float, int]]) -> tuple[float, float, float]:
