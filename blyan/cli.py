@@ -778,8 +778,7 @@ def _write_answer(asked: Any) -> None:
 
     answer = asked.answer
     hits = [
-        {"score": hit.score, "meets": met, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike}
-        | {name: value for name, value in hit.row.items() if name != "_rowid"}
+        {"score": hit.score, "meets": met, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike} | dict(hit.row)
         for hit, met in zip(answer.hits, asked.met, strict=True)
     ]
     facts = {
