@@ -52,7 +52,7 @@ check: install
 	$(BIN)/mypy
 	@if [ -f blyan/docs.py ]; then $(BIN)/python -m blyan.docs --check; fi
 
-## dev: a chain, its follower, and the graph that fills by itself, in a browser at http://localhost:3000
+## dev: a chain, its follower, the HTTP service at http://localhost:8080, and the graph that fills by itself at http://localhost:3000
 dev: install
 	$(BIN)/blyan up
 
