@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PARSED := $(VENV)/.dbt-parsed
 DBT_FILES := $(shell find dbt_project -type f \( -name '*.sql' -o -name '*.yml' \) -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: demo test test-slow simulate check dev bench install lock clean
+.PHONY: demo test test-slow simulate check dev bench install lock page clean
 .DEFAULT_GOAL := demo
 
 ## install: .venv from the lock file, once; again only when the lock or the project's metadata changes
@@ -52,7 +52,7 @@ check: install
 	$(BIN)/mypy
 	@if [ -f blyan/docs.py ]; then $(BIN)/python -m blyan.docs --check; fi
 
-## dev: a chain, its follower, and the graph that fills by itself, in a browser at http://localhost:3000
+## dev: a chain, its follower, the HTTP service at http://localhost:8080, and the graph that fills by itself at http://localhost:3000
 dev: install
 	$(BIN)/blyan up
 
@@ -69,7 +69,11 @@ lock:
 	(head -2 requirements.lock; build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip) > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
+## page: bundle again what others wrote for the page (an editor and charts; needs Node). The lock file decides the bytes; the page's own code is not built
+page:
+	cd page && npm ci --no-audit --no-fund --ignore-scripts && node build.mjs
+
 ## clean: the environment, caches and the local lake
 clean:
-	rm -rf $(VENV) .blyan .pytest_cache .mypy_cache .ruff_cache dbt_project/target dbt_project/logs build *.egg-info
+	rm -rf $(VENV) .blyan .pytest_cache .mypy_cache .ruff_cache dbt_project/target dbt_project/logs page/node_modules build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,8 @@ from blyan.corpus.ranges import write_corpus
 from blyan.corpus.registry import load_registry
 from blyan.corpus.search_index import OpenIndex, maintain, open_index, write_range
 from blyan.lake import Lake
-from blyan.query.search import Filters, _Search, search
+from blyan.query.ask import ask
+from blyan.query.search import GISTS, Filters, search
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.settings import load_settings
 from blyan.solana import base58
@@ -47,6 +48,16 @@ from blyan.solana.sources.embedded import EmbeddedSource
 SEED = 7
 RANGES = 20
 WIDTH = 1_000
+QUESTIONS = (
+    "failed swaps on Raydium over 100 dollars",
+    "the largest transfer of SOL",
+    "insufficient funds",
+    "sandwiches on Orca",
+    "who minted tokens",
+    "votes that failed",
+    "swaps of USDC for SOL with a slippage error",
+    "transactions with more than 200000 compute units",
+)
 NOISE = 0.48
 """Length of the noise that is added to a vector of length 1."""
 
@@ -177,18 +188,23 @@ def noisy(vectors: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def measure(lake: Lake, queries: int, report: dict[str, Any]) -> None:
     """Times, and how many of the right hits are found."""
+    before = resident_mib()
     began = time.perf_counter()
     index = open_index(lake)
+    index.ranking.documents  # noqa: B018 - mapped and joined on first use
     show("open_s", time.perf_counter() - began, report)
     random = np.random.default_rng(SEED + 1)
-    everything = index.gists.to_table(columns=["gist", "vector"])
-    names = np.array(everything["gist"].to_pylist())
-    matrix = everything["vector"].combine_chunks().flatten().to_numpy().reshape(len(names), -1)
+    one = index.ranking.vectors(np.array([0]))
+    began = time.perf_counter()
+    timed(index, "swap", one[0], "hybrid", Filters(statuses=("Success",)))
+    show("first_search_s", time.perf_counter() - began, report)
+    show("open_resident_mib", resident_mib() - before, report)
+    matrix = index.ranking.vectors(np.arange(len(index.ranking.gists)))
     directions = noisy(matrix[random.integers(len(matrix), size=queries)], random)
     texts = index.documents.to_table(columns=["text"], filter="scope = 'transaction'", limit=5_000)["text"].to_pylist()
     asked = [" ".join(random.choice(random.choice(texts).split(), int(random.integers(2, 5)))) for _ in range(queries)]
     accounts = index.documents.to_table(columns=["accounts"], filter="scope = 'transaction'", limit=5_000)["accounts"].to_pylist()
-    recalls(index, names, matrix, directions, report)
+    recalls(index, matrix, directions, report)
     nothing = Filters()
     filters: dict[str, Callable[[int], Filters]] = {
         "": lambda _: nothing,
@@ -198,9 +214,15 @@ def measure(lake: Lake, queries: int, report: dict[str, Any]) -> None:
     }
     for mode in ("vector", "text", "hybrid"):
         for name, made in filters.items():
-            times = np.array([timed(index, asked[at], directions[at], mode, made(at)) for at in range(queries)])
-            for figure, share in (("p50", 50), ("p95", 95)):
-                show(f"{mode}{name}_{figure}_ms", float(np.percentile(times, share)) * 1e3, report)
+            percentiles(f"{mode}{name}", [timed(index, asked[at], directions[at], mode, made(at)) for at in range(queries)], report)
+    registry = load_registry()
+    times = []
+    for at in range(queries):
+        began = time.perf_counter()
+        ask(index, QUESTIONS[at % len(QUESTIONS)], registry, embed=lambda _, at=at: directions[at][None])
+        times.append(time.perf_counter() - began)
+    percentiles("ask", times, report)
+    show("resident_mib", resident_mib() - before, report)
     model = open_embedder(load_settings())
     times = []
     for text in asked[:50]:
@@ -210,23 +232,39 @@ def measure(lake: Lake, queries: int, report: dict[str, Any]) -> None:
     show("embed_question_p50_ms", float(np.percentile(times, 50)) * 1e3, report)
 
 
-def recalls(index: OpenIndex, names: np.ndarray, matrix: np.ndarray, directions: np.ndarray, report: dict[str, Any]) -> None:
+def recalls(index: OpenIndex, matrix: np.ndarray, directions: np.ndarray, report: dict[str, Any]) -> None:
     """Of the ten nearest vectors, and of the ten best hits, the share that is found."""
     near, right, exact_s = [], [], []
-    rows = index.documents.to_table(columns=["gist", "structural_key"], filter="gist is not null")
-    key_of = dict(zip(rows["gist"].to_pylist(), rows["structural_key"].to_pylist(), strict=True))
+    ranking = index.ranking
+    has = np.flatnonzero(ranking.gist_of >= 0)
+    template_of = np.full(len(matrix), -1)
+    template_of[ranking.gist_of[has]] = ranking.template_of[has]
+    key_of: dict[int, str] = {}
     for direction in directions:
         began = time.perf_counter()
         order = np.argsort(-(matrix @ direction))[:2_000]
         exact_s.append(time.perf_counter() - began)
-        found = _Search(index, Filters(), 10, 1, 10)._nearest(direction.astype(np.float64), 10)
-        near.append(len(set(names[order[:10]]) & found.keys()) / 10)
-        keys = list(dict.fromkeys(key_of[name] for name in names[order]))[:10]
+        near.append(len(np.intersect1d(order[:10], index.nearest(direction, GISTS))) / 10)
+        templates = list(dict.fromkeys(template_of[order].tolist()))[:10]
+        firsts = {int(ranking.of_template(template)[0]): template for template in templates if template not in key_of}
+        key_of |= {firsts[number]: row["structural_key"] for number, row in index.rows(firsts, ["structural_key"]).items()}
         hits = search(index, "x", embed=lambda _, direction=direction: direction[None], mode="vector", limit=10, per_template=1).hits
-        right.append(len(set(keys) & {hit.row["structural_key"] for hit in hits}) / 10)
+        right.append(len({key_of[template] for template in templates} & {hit.row["structural_key"] for hit in hits}) / 10)
     show("vector_recall_at_10", float(np.mean(near)), report)
     show("answer_recall_at_10", float(np.mean(right)), report)
     show("numpy_exact_p50_ms", float(np.percentile(exact_s, 50)) * 1e3, report)
+
+
+def percentiles(figure: str, seconds: list[float], report: dict[str, Any]) -> None:
+    """Print the median and the 95th percentile."""
+    for name in (50, 95):
+        show(f"{figure}_p{name}_ms", float(np.percentile(seconds, name)) * 1e3, report)
+
+
+def resident_mib() -> float:
+    """Memory of this process that is its own or mapped from files, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def timed(index: OpenIndex, text: str, direction: np.ndarray, mode: Any, filters: Filters) -> float:

@@ -6,7 +6,7 @@
 DuckDB in this process over the same files, on as many cores as `cores` says: one connection that has run the statement before and remembers
 the files' footers, or with `fresh` a new one each time. The engine, on one core, takes a new snapshot, a new database and new links each time,
 and makes the database before it is needed where a second process is free meanwhile; `overhead_*` is a statement that reads nothing. `first_row_ms` is until the first batch of a
-result of many rows is here. A lake is made from the embedded chain where none is given.
+result of many rows is here. A lake is made from the embedded chain where none is given; `large_lake.py` makes one of millions.
 """
 
 from __future__ import annotations

@@ -335,19 +335,21 @@ def follow() -> None:
 def up(
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     chain_port: Annotated[int, typer.Option(help="Port of the embedded chain's RPC, where BLYAN_SOURCE is embedded.")] = 8899,
+    serve_port: Annotated[int, typer.Option(help="Port of the HTTP service.")] = 8080,
     home: Annotated[
         str | None,
         typer.Option(help="Folder of Dagster's own records. Unset: .blyan/dagster, or where the chain is the embedded one .blyan/dagster-live."),
     ] = None,
 ) -> None:
-    """Run everything: the chain if it is the embedded one, the follower, and Dagster with its UI. Ends with Ctrl-C."""
+    """Run everything: the chain if it is the embedded one, the follower, the HTTP service, its index, Dagster with its UI. Ends with Ctrl-C."""
     from pathlib import Path
 
     from blyan.settings import load_settings
-    from blyan.up import live_home, up
+    from blyan.up import Ports, live_home, up
 
     settings = load_settings()
-    up(settings, _say, chain_port=chain_port, dagster_port=port, home=Path(home or live_home(settings)).absolute())
+    ports = Ports(chain=chain_port, serve=serve_port, dagster=port)
+    up(settings, _say, ports=ports, home=Path(home or live_home(settings)).absolute())
 
 
 def _say(line: str) -> None:
@@ -787,8 +789,7 @@ def _write_answer(asked: Any) -> None:
 
     answer = asked.answer
     hits = [
-        {"score": hit.score, "meets": met, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike}
-        | {name: value for name, value in hit.row.items() if name != "_rowid"}
+        {"score": hit.score, "meets": met, "cosine": hit.cosine, "bm25": hit.bm25, "words": hit.words, "alike": hit.alike} | dict(hit.row)
         for hit, met in zip(answer.hits, asked.met, strict=True)
     ]
     facts = {

@@ -37,7 +37,7 @@ from blyan.digest import UNIT_SLOTS, UnitDigest, digest_partition, digest_unit, 
 from blyan.errors import BlyanError, CommitConflictError, MissingObjectError, PermanentError, TransientError
 from blyan.schemas import Table
 from blyan.settings import Settings
-from blyan.stage import MAX_FILE_BYTES, MAX_GROUP_ROWS, Stage, Staged, StagedFile, conform, joined, slot_column, stats_columns
+from blyan.stage import MAX_FILE_BYTES, MAX_GROUP_ROWS, Stage, Staged, StagedFile, conform, group_rows, joined, slot_column, stats_columns
 from blyan.store import Store, errors_of, meaning_of
 
 if TYPE_CHECKING:
@@ -411,7 +411,7 @@ class Lake:
     def compact(self, table: Table, key: str | None = None) -> None:
         """Join small files, in one partition or in all."""
         only = None if key is None else [(table.partition_by[0], "=", key)]
-        self._maintain(table, lambda handle: handle.optimize.compact(only, target_size=MAX_FILE_BYTES, writer_properties=_zstd()))
+        self._maintain(table, lambda handle: handle.optimize.compact(only, target_size=MAX_FILE_BYTES, writer_properties=_zstd(table)))
 
     def z_order(self, table: Table, columns: Sequence[str], key: str | None = None) -> None:
         """Rewrite files so that rows with near values of `columns` lie together, in one partition or in all."""
@@ -419,7 +419,7 @@ class Lake:
         keys = sorted({file.key or "" for file in self.files(table, keys=None if key is None else [key]) if file.rows})
         only = [(table.partition_by[0], "in", keys)]
         if keys:
-            self._maintain(table, lambda handle: handle.optimize.z_order(columns, only, target_size=MAX_FILE_BYTES, writer_properties=_zstd()))
+            self._maintain(table, lambda handle: handle.optimize.z_order(columns, only, target_size=MAX_FILE_BYTES, writer_properties=_zstd(table)))
 
     def vacuum(self, table: Table, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Delete files that no version of the last `retention_hours` needs; returns their paths.
@@ -761,10 +761,10 @@ def _once(metadata: Mapping[str, str] | None = None) -> Any:
     return CommitProperties(custom_metadata={"blyan": dict(metadata or {})}, max_commit_retries=0)
 
 
-def _zstd() -> Any:
+def _zstd(table: Table) -> Any:
     from deltalake import WriterProperties
 
-    return WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=MAX_GROUP_ROWS)
+    return WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=group_rows(table))
 
 
 def _may_hold(low: int | None, high: int | None, first: int | None, last: int | None) -> bool:

@@ -161,6 +161,9 @@ class Settings(BaseSettings):
         default_factory=lambda: ["127.0.0.1:*", "localhost:*", "[::1]:*"],
         description="Values (JSON list) of the header `Host` that `/mcp` answers to, `name:*` for any port: another is a page that rebound a name.",
     )
+    dagster_url: HttpUrl | None = Field(
+        None, description="Where a reader's browser finds Dagster's UI, to which the page of `blyan serve` links. Unset: no links."
+    )
     serve_tls_certificate: str | None = Field(None, description="PEM file of the certificate chain, for HTTPS. Unset: HTTP.")
     serve_tls_key: str | None = Field(None, description="PEM file of its private key.")
     serve_body_bytes: int = Field(1 << 20, gt=0, description="Bytes that the body of a request may have.")

@@ -30,6 +30,10 @@ MAX_GROUP_ROWS = 128 * 1024
 GROUP_BYTES = 32 << 20
 """Small units share a row group until it has this many rows or bytes: sixteen rows of `blocks` alone would be mostly footer."""
 
+GROUP_VALUES = 350_000
+"""Values of a row group, at most and about: whoever looks up one row decodes all columns of its group. Of transactions, 8,192 rows of 42 columns
+take 10 ms, 19,000 rows 17; a scan of a few columns takes 8 % longer for it, and the file 2 % more room."""
+
 MAX_FILE_BYTES = 512 << 20
 
 
@@ -143,7 +147,8 @@ class Stage:
         if rows.schema != self._writer.schema:
             rows = rows.cast(self._writer.schema)
         with errors_of(self._folder):
-            self._writer.write_table(rows, row_group_size=MAX_GROUP_ROWS)
+            groups = -(-rows.num_rows // group_rows(self._table))
+            self._writer.write_table(rows, row_group_size=max(1, -(-rows.num_rows // max(1, groups))))
         self._stats.add(rows)
         if upload.stream.tell() >= MAX_FILE_BYTES:
             self._finish()
@@ -262,6 +267,12 @@ def compression_of(table: Table) -> tuple[Any, Any]:
         return "zstd", 1
     kinds = {path: "none" if column.name in table.uncompressed else "zstd" for column in table.columns for path in _leaves(column.name, column.type)}
     return kinds, {path: 1 for path, kind in kinds.items() if kind == "zstd"}
+
+
+def group_rows(table: Table) -> int:
+    """Rows of a table in a row group, at most."""
+    values = sum(1 for column in table.columns for _ in _leaves(column.name, column.type))
+    return min(MAX_GROUP_ROWS, GROUP_VALUES // values)
 
 
 def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Everything at once, on one machine: the chain if it is the embedded one, the follower, Dagster.
+"""Everything at once, on one machine: the chain if it is the embedded one, the follower, the HTTP service and its index, Dagster.
 
 Belongs here: which processes run, their output in one stream, starting a dead one again, ending them together. Does not belong
 here: what any of them does.
@@ -32,6 +32,9 @@ END_S = 20.0
 HORIZON_SLOT = 100_000
 """The grid's end for the embedded chain, at least: eleven hours of slots, and a thousand ranges of the default width."""
 
+INDEX_EVERY_S = 30
+"""Seconds between two looks for ranges that the index of values has not; it costs milliseconds where there are none."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -45,27 +48,41 @@ class Child:
     late: Callable[[], tuple[str, ...]] = tuple
 
 
-def children(settings: Settings, *, chain_port: int, dagster_port: int, home: Path) -> list[Child]:
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where on this machine the embedded chain, the HTTP service and Dagster's UI listen."""
+
+    chain: int
+    serve: int
+    dagster: int
+
+
+def children(settings: Settings, *, ports: Ports, home: Path) -> list[Child]:
     """What runs for these settings.
 
     The embedded chain is served as a node, and read as one by all the others: history and tip are then one chain. It has no
     memory, so it begins again where the landing's checkpoint is: hashes link on, balances start afresh. It is another chain
-    than the embedded block source, and has a lake of its own.
+    than the embedded block source, and has a lake of its own. Nobody's secrets are on it and the service listens on loopback,
+    so that everybody may read there without a key, unless BLYAN_SERVE_ANONYMOUS says otherwise.
     """
     blyan = (sys.executable, "-m", "blyan.cli")
     environment: dict[str, str] = {}
+    serving: dict[str, str] = {}
     found = []
     if settings.source == "embedded":
         environment = {
             "BLYAN_SOURCE": "rpc",
             "BLYAN_LAKE": live_lake(settings),
-            "BLYAN_RPC_URL": f"http://127.0.0.1:{chain_port}",
+            "BLYAN_RPC_URL": f"http://127.0.0.1:{ports.chain}",
             "BLYAN_HORIZON_SLOT": str(max(settings.horizon_slot, HORIZON_SLOT)),
         }
+        serving = {} if "serve_anonymous" in settings.model_fields_set else {"BLYAN_SERVE_ANONYMOUS": "true"}
         rate = ("--transactions-per-slot", str(settings.embedded_transactions_per_slot), "--seed", str(settings.embedded_seed))
-        found.append(Child("chain", (*blyan, "localnet", "--port", str(chain_port), *rate), late=lambda: _from_checkpoint(settings)))
+        found.append(Child("chain", (*blyan, "localnet", "--port", str(ports.chain), *rate), late=lambda: _from_checkpoint(settings)))
     found.append(Child("follow", (*blyan, "follow"), environment))
-    dagster = (sys.executable, "-m", "dagster", "dev", "--workspace", str(REPOSITORY / "workspace.yaml"), "--port", str(dagster_port))
+    found.append(Child("serve", (*blyan, "serve", "--port", str(ports.serve)), environment | serving))
+    found.append(Child("index", (*blyan, "index", "--every", str(INDEX_EVERY_S)), environment))
+    dagster = (sys.executable, "-m", "dagster", "dev", "--workspace", str(REPOSITORY / "workspace.yaml"), "--port", str(ports.dagster))
     found.append(Child("dagster", dagster, {**environment, "DAGSTER_HOME": str(home)}))
     return found
 
@@ -94,7 +111,7 @@ async def keep_running(family: Sequence[Child], say: Callable[[str], None], stop
         await asyncio.gather(*tasks)
 
 
-def up(settings: Settings, say: Callable[[str], None], *, chain_port: int, dagster_port: int, home: Path) -> None:
+def up(settings: Settings, say: Callable[[str], None], *, ports: Ports, home: Path) -> None:
     """Run everything until SIGINT or SIGTERM.
 
     Raises:
@@ -107,8 +124,9 @@ def up(settings: Settings, say: Callable[[str], None], *, chain_port: int, dagst
         raise PermanentError(
             f"Dagster's home cannot be made: {error}", where=str(home), remedy="give a folder that can be written with --home"
         ) from error
-    family = children(settings, chain_port=chain_port, dagster_port=dagster_port, home=home)
-    say(f"starting {', '.join(child.name for child in family)}; the graph will be at http://localhost:{dagster_port}")
+    family = children(settings, ports=ports, home=home)
+    say(f"starting {', '.join(child.name for child in family)}")
+    say(f"the graph will be at http://localhost:{ports.dagster}, the lake over HTTP at http://localhost:{ports.serve}")
     told = {name: value for name, value in family[-1].environment.items() if name in ("BLYAN_LAKE", "BLYAN_HORIZON_SLOT")}
     settings_of_it = "".join(f"{name}={value} " for name, value in told.items())
     say(f"to look at it from another shell: {settings_of_it}blyan status --runs --home {home}")

@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
 from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError, nearest
-from blyan.api.routes import answers, graphql, health, live, mcp, records, search, sql, tables, tokens
+from blyan.api.routes import answers, graphql, health, live, mcp, page, records, search, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
 from blyan.settings import Settings, load_settings
@@ -59,7 +59,7 @@ def create(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Blyan", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (health, tokens, tables, records, search, sql, answers, graphql, live):
+    for routes in (health, tokens, tables, records, search, sql, answers, graphql, live, page):
         app.include_router(routes.router)
     app.router.routes.append(mcp.route())
     app.add_exception_handler(HTTPException, _refuse_http)

@@ -1,21 +1,22 @@
 """The search index: documents, summaries and vectors where they can be searched, as LanceDB keeps them.
 
 Belongs here: writing a range, which index readers use, its upkeep, and making it again. Does not belong here: what a row is
-(`blyan.corpus.search_rows`), or searching (`blyan.query.search`). Nothing is here that is not in the lake's tables: the folder may be
+(`blyan.corpus.search_rows`, `search_ranking`), or searching (`blyan.query.search`). Nothing is here that is not in the lake's tables: the folder may be
 deleted whenever nobody writes it, and is made again by `rebuild`.
 
 Where things are, under the root of the lake:
 
     search/current.json                the index that readers use, and the one that is being made, if any; replaced atomically
-    search/<name>/documents.lance      one row a document, summary, term and range (`search_rows`)
+    search/<name>/documents.lance      one row a document, summary and range (`search_rows`)
     search/<name>/gists.lance          one row a text that was embedded: its name and vector; rows are only ever added
+    search/<name>/ranking/             one file a range: what ranking reads of its documents (`search_ranking`)
 
 An index is of one model and one version of this code; vectors of two models are never mixed. While another one is made, readers keep the
 one they have, until the new one has every range of it.
 
-A range is replaced in one version of `documents.lance`, and its record, a row like the others, says what it was made from. So whoever dies
-leaves the range as it was or as it should be. Vectors are added before the documents that name them: what a killed writer leaves of them is
-found by nobody. LanceDB's `merge_insert` would also do for documents, at the price of comparing every key; here old rows go by the range they
+A range is replaced in one version of `documents.lance`, and its record, a row like the others, says what it was made from, which names its file for
+ranking. So whoever dies leaves the range as it was or as it should be. Vectors and that file are there before the documents that name them: what
+a killed writer leaves of them is found by nobody, and the file goes with the next upkeep. LanceDB's `merge_insert` would also do for documents, at the price of comparing every key; here old rows go by the range they
 are of, mostly as whole fragments.
 """
 
@@ -29,35 +30,38 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.gist import GIST
+from blyan.corpus.search_ranking import RangeArrays, Ranking, RankingWriter, digest_of, gists_named
 from blyan.corpus.search_rows import FOUND, GIST_DIGITS, RANGE, RECORD, SCHEMA, TRANSACTION, RangeRows
 from blyan.corpus.terms import TERMS
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.solana.slots import SlotRange
-from blyan.store import meaning_of
+from blyan.store import Store, meaning_of
 
 if TYPE_CHECKING:
     import lance
 
-VERSION = f"1.{GIST}.{TERMS}"
+VERSION = f"2.{GIST}.{TERMS}"
 """Raise its first number when the rows or the columns of an index would be others: a new index is then made beside the old one."""
 
 FOLDER = "search"
 POINTER = f"{FOLDER}/current.json"
 DATASETS = ("documents", "gists")
+RANKING = "ranking"
 VECTOR_INDEX = "vector_idx"
 
 TRIES = 10
@@ -67,8 +71,14 @@ REFRESHED_ROWS = 20_000
 """Rows that no index covers are read one by one by every search: 25 ms for so many (measured). Then the writer adds them to the indexes;
 and earlier where they are more than those that are covered, by whose counts LanceDB chooses candidates."""
 
-INDEXED_VECTORS = 10_000
-"""From so many vectors on they have an index; fewer are compared one by one, exactly, in 15 ms (measured)."""
+INDEXED_VECTORS = 50_000
+"""From so many vectors on they have an index; fewer are kept in memory (77 MB at 384 dimensions) and compared one by one."""
+
+PROBES = 112
+"""Partitions that are looked into: of 200,000 vectors 0.99 of the ten nearest are found; with 64 it was 0.91 (benchmarks/search.py)."""
+
+MASKS = 32
+"""Conditions whose documents are remembered, a byte a document each."""
 
 VECTORS_PER_PARTITION = 256
 """A partition needs so many to be drawn: with fewer, Lance draws fewer partitions."""
@@ -162,20 +172,34 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What an index says of a range that it has: the digest of what it was made from, its documents and summaries, and their terms in all."""
+    """What an index says of a range that it has.
+
+    Attributes:
+        made_from: digest of what it was made from.
+        rows: its documents and summaries.
+        length: their terms in all.
+        ranking: digest of its file for ranking.
+    """
 
     made_from: str
     rows: int
     length: int
+    ranking: str
 
 
 @dataclass(frozen=True)
 class OpenIndex:
-    """The index as readers see it: two datasets of Lance, each at one version, whatever is written meanwhile. Keep it open for many searches."""
+    """The index as readers see it, each part at one version, whatever is written meanwhile. Keep it open for many searches.
+
+    Documents are known by their numbers in `ranking`. What is read first on use stays in memory.
+    """
 
     generation: Generation
     documents: lance.LanceDataset
     gists: lance.LanceDataset
+    store: Store
+    held: Mapping[str, RangeArrays] = field(default_factory=dict, repr=False)
+    """Files that are mapped already, by name."""
 
     @cached_property
     def records(self) -> dict[str, Record]:
@@ -188,12 +212,119 @@ class OpenIndex:
         slots = self.documents.to_table(columns=["slot", "last_slot"], filter=f"scope = '{RANGE}'")
         return pc.min(slots["slot"]).as_py(), pc.max(slots["last_slot"]).as_py()
 
+    @cached_property
+    def files(self) -> dict[str, RangeArrays]:
+        """The file for ranking of each range, by name, in the order of ranges.
+
+        Raises:
+            MissingObjectError: one was deleted meanwhile: open the index again.
+            PermanentError: one is damaged.
+        """
+        found = {}
+        for key, record in sorted(self.records.items()):
+            name = ranking_file(self.generation, key, record.made_from)
+            where = self.store.uri(name)
+            with lance_errors(where):
+                arrays = self.held.get(name) or RangeArrays(self.store, name)
+            if arrays.rows != record.rows:
+                what = f"it has {arrays.rows:,} documents, and its record {record.rows:,}"
+                raise PermanentError(what, where=where, remedy="run `blyan search --rebuild`")
+            found[name] = arrays
+        return found
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """What ranking reads, of all ranges. Errors are those of `files`."""
+        return Ranking(list(self.files.values()))
+
+    @cached_property
+    def _rows(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """The address of each document's row; and the way back: where each fragment begins in the last array, which has the number at each offset."""
+        found = self.documents.scanner(columns=["slot_range", "number"], filter=f"scope != '{RECORD}'", with_row_id=True).to_table()
+        keys, sizes = zip(*sorted((key, record.rows) for key, record in self.records.items()), strict=True) if self.records else ((), ())
+        bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        coded = found["slot_range"].combine_chunks().dictionary_encode()
+        base_of = bases[:-1][pc.index_in(coded.dictionary, pa.array(keys, pa.string())).to_numpy()]
+        numbers = base_of[coded.indices.to_numpy()] + found["number"].to_numpy()
+        addresses = found["_rowid"].to_numpy()
+        at = np.zeros(int(bases[-1]), np.uint64)
+        at[numbers] = addresses
+        if len(numbers) != len(at) or len(np.unique(numbers)) != len(at):
+            what = f"it has {len(numbers):,} documents, and its records {len(at):,}"
+            raise PermanentError(what, where=self.documents.uri, remedy="run `blyan search --rebuild`")
+        fragments, offsets = _split(addresses)
+        sizes_of = np.zeros(int(fragments.max(initial=-1)) + 1, np.int64)
+        np.maximum.at(sizes_of, fragments, offsets + 1)
+        starts = np.cumsum(sizes_of) - sizes_of
+        number_at = np.full(int(sizes_of.sum()), -1, np.int32)
+        number_at[starts[fragments] + offsets] = numbers
+        return at, starts, number_at
+
+    def passing(self, condition: str) -> npt.NDArray[np.bool_]:
+        """Which documents meet a condition in LanceDB's SQL, bool [documents]. The last ones that were asked for are remembered."""
+        return self._masks(condition)
+
+    @cached_property
+    def _masks(self) -> Callable[[str], npt.NDArray[np.bool_]]:
+        @lru_cache(MASKS)
+        def mask(condition: str) -> npt.NDArray[np.bool_]:
+            rows = self.documents.scanner(columns=[], filter=f"scope != '{RECORD}' and ({condition})", with_row_id=True).to_table()
+            addresses, starts, number_at = self._rows
+            fragments, offsets = _split(rows["_rowid"].to_numpy())
+            found = np.zeros(len(addresses), np.bool_)
+            found[number_at[starts[fragments] + offsets]] = True
+            found.flags.writeable = False
+            return found
+
+        return mask
+
+    def rows(self, numbers: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Columns of some documents, by number."""
+        number_of = {int(self._rows[0][number]): number for number in numbers}
+        if not number_of:
+            return {}
+        only = f"_rowid in ({', '.join(map(str, number_of))})"
+        found = self.documents.scanner(columns=list(columns), filter=only, with_row_id=True).to_table().to_pylist()
+        return {number_of[row.pop("_rowid")]: row for row in found}
+
+    @cached_property
+    def has_vector_index(self) -> bool:
+        """Whether gists are found through an index; else they are compared one by one."""
+        return VECTOR_INDEX in {index.name for index in self.gists.describe_indices()}
+
+    @cached_property
+    def _gist_rows(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """Row ids of gists, sorted, and the number of each in `ranking`, -1 where no document has it."""
+        rows = self.gists.scanner(columns=["gist"], with_row_id=True).to_table()
+        ids, names, known = rows["_rowid"].to_numpy(), gists_named(rows["gist"].to_pylist()), self.ranking.gists
+        at = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
+        numbers = np.where(known[at] == names, at, -1) if len(known) else np.full(len(names), -1)
+        by = np.argsort(ids)
+        return ids[by], numbers[by]
+
+    def nearest(self, direction: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+        """The gists that the index of vectors takes for the nearest ones, by number in `ranking`, in no order."""
+        nearest = {"column": "vector", "q": direction.astype(np.float32), "k": count, "metric": "cosine", "nprobes": PROBES}
+        rows = self.gists.scanner(columns=["_distance"], nearest=nearest, with_row_id=True).to_table()
+        ids, numbers = self._gist_rows
+        found: npt.NDArray[np.int64] = numbers[np.searchsorted(ids, rows["_rowid"].to_numpy())]
+        return np.unique(found[found >= 0])
+
+
+def _split(addresses: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The fragments of row addresses, and the offsets in them."""
+    return (addresses >> np.uint64(32)).astype(np.int64), (addresses & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
 
 # Reading
 
 
-def open_index(lake: Lake) -> OpenIndex:
+def open_index(lake: Lake, last: OpenIndex | None = None) -> OpenIndex:
     """The index that readers use now.
+
+    Args:
+        lake: has the index.
+        last: an index that was open before: it is given back where it is still the newest version, and its files are kept where they are still used.
 
     Raises:
         MissingObjectError: there is none.
@@ -207,8 +338,12 @@ def open_index(lake: Lake) -> OpenIndex:
         what = f"the search index is of version {current.version}, and this is version {VERSION}"
         raise PermanentError(what, where=lake.store.uri(f"{FOLDER}/{current.name}"), remedy="run `blyan search --rebuild`, or install that version")
     # Documents first: vectors are added before the documents that name them.
-    documents = _open(lake, current, "documents")
-    return OpenIndex(current, documents, _open(lake, current, "gists"))
+    documents, gists = _open(lake, current, "documents"), _open(lake, current, "gists")
+    if last is None or last.generation != current:
+        return OpenIndex(current, documents, gists, lake.store)
+    if (last.documents.version, last.gists.version) == (documents.version, gists.version):
+        return last
+    return OpenIndex(current, documents, gists, lake.store, last.__dict__.get("files", last.held))
 
 
 def read_pointer(lake: Lake) -> Pointer:
@@ -308,9 +443,12 @@ def _write(lake: Lake, generation: Generation, key: str) -> Written:
     record = _records(documents, key).get(key)
     if record is not None and record.made_from == made_from:
         return _stood(documents, key, made_from)
-    known, added, left_out = _add_vectors(lake, generation, key)
-    rows = RangeRows(lake, key, made_from, known)
-    _replace(lake, generation, key, rows)
+    with lake.store.create(ranking_file(generation, key, made_from)) as upload:
+        ranking = RankingWriter(upload.stream, generation.dimension)
+        added, left_out = _add_vectors(lake, generation, key, ranking)
+        rows = RangeRows(lake, key, made_from, ranking)
+        fragments = _fragments(lake, generation, rows)
+    _replace(lake, generation, key, rows, fragments)
     _refresh_if_due(lake, generation)
     return Written(made_from, rows.documents, rows.summaries, added, rows.without_vector, left_out, changed=True)
 
@@ -326,14 +464,20 @@ def _stood(documents: lance.LanceDataset, key: str, made_from: str) -> Written:
     return Written(made_from, transactions, total - transactions, 0, without, 0, changed=False)
 
 
-def _replace(lake: Lake, generation: Generation, key: str, rows: RangeRows) -> None:
+def _fragments(lake: Lake, generation: Generation, rows: RangeRows) -> list[Any]:
+    """Rows as files that no version has yet."""
+    where = _uri(lake, generation, "documents")
+    with lance_errors(where):
+        made: list[Any] = _lance().fragment.write_fragments(
+            pa.RecordBatchReader.from_batches(SCHEMA, rows.batches()), where, SCHEMA, storage_options=lake.storage_options
+        )
+    return made
+
+
+def _replace(lake: Lake, generation: Generation, key: str, rows: RangeRows, fragments: list[Any]) -> None:
     """Put the rows of a range in the place of those that stand, in one version."""
     lance = _lance()
     where = _uri(lake, generation, "documents")
-    with lance_errors(where):
-        fragments = lance.fragment.write_fragments(
-            pa.RecordBatchReader.from_batches(SCHEMA, rows.batches()), where, SCHEMA, storage_options=lake.storage_options
-        )
     if _made_from(lake, generation, key) != rows.made_from:
         raise TransientError("the tables changed while the index read them", where=f"corpus {key}", remedy="run it again")
 
@@ -356,9 +500,8 @@ def _replace(lake: Lake, generation: Generation, key: str, rows: RangeRows) -> N
     _retry(where, attempt)
 
 
-def _add_vectors(lake: Lake, generation: Generation, key: str) -> tuple[frozenset[str], int, int]:
-    """Add the vectors of a range that the index lacks; the names of all of them, how many were new, and how many are no vectors of this index."""
-    names: list[str] = []
+def _add_vectors(lake: Lake, generation: Generation, key: str, ranking: RankingWriter) -> tuple[int, int]:
+    """Add the vectors of a range, to its file and those that are new to the index; how many were new, and how many are no vectors of this index."""
     added = left_out = 0
     for batch in lake.read(EMBEDDINGS, key=key, columns=["text_sha256", "vector", "model"], batch_rows=VECTORS_AT_ONCE):
         sized = pc.equal(pc.list_value_length(batch["vector"]), generation.dimension)
@@ -366,14 +509,12 @@ def _add_vectors(lake: Lake, generation: Generation, key: str) -> tuple[frozense
         matrix = fit["vector"].flatten().to_numpy(zero_copy_only=False).reshape(len(fit), generation.dimension)
         finite = np.isfinite(matrix).all(axis=1)
         left_out += len(batch) - int(finite.sum())
-        new = pa.table(
-            [pc.utf8_slice_codeunits(fit["text_sha256"].filter(pa.array(finite)), 0, GIST_DIGITS), _vectors(matrix[finite])],
-            schema=_gists_schema(generation.dimension),
-        )
-        names += new["gist"].to_pylist()
+        names = pc.utf8_slice_codeunits(fit["text_sha256"].filter(pa.array(finite)), 0, GIST_DIGITS)
+        ranking.add_vectors(names.to_pylist(), matrix[finite].astype(np.float32))
+        new = pa.table([names, _vectors(matrix[finite])], schema=_gists_schema(generation.dimension))
         where = _uri(lake, generation, "gists")
         added += _retry(where, partial(_insert, lake, generation, new))
-    return frozenset(names), added, left_out
+    return added, left_out
 
 
 def _insert(lake: Lake, generation: Generation, rows: pa.Table) -> int:
@@ -468,6 +609,7 @@ class Account:
         unexpected: rows of the index that the lake has not as they are, a row that is there twice counted once.
         without_vector: rows of the index that name none.
         lost_vectors: vectors that rows name and that are not there.
+        is_ranked: the file that ranking reads is there, as it was written with these rows.
     """
 
     wanted: int
@@ -476,11 +618,12 @@ class Account:
     unexpected: int
     without_vector: int
     lost_vectors: int
+    is_ranked: bool
 
     @property
     def is_exact(self) -> bool:
         """The index has exactly what the lake has."""
-        return not self.missing and not self.unexpected and self.wanted == self.held
+        return not self.missing and not self.unexpected and self.wanted == self.held and self.is_ranked
 
 
 def account_of(lake: Lake, slots: SlotRange) -> Account:
@@ -513,7 +656,16 @@ def account_of(lake: Lake, slots: SlotRange) -> Account:
     outside = f"{of_range} and not (slot between {slots.first} and {slots.last})"
     stray = documents.count_rows(outside)
     lost = len(names) - _count_named(gists, sorted(names))
-    return Account(wanted, held + stray, missing, unexpected + stray, without, lost)
+    return Account(wanted, held + stray, missing, unexpected + stray, without, lost, _is_ranked(lake, generation, slots.key, documents))
+
+
+def _is_ranked(lake: Lake, generation: Generation, key: str, documents: lance.LanceDataset) -> bool:
+    """Whether the file of a range for ranking is the one that was written with its rows."""
+    record = _records(documents, key).get(key)
+    try:
+        return record is not None and digest_of(lake.store, ranking_file(generation, key, record.made_from)) == record.ranking
+    except MissingObjectError:
+        return False
 
 
 def _compared(lake: Lake, key: str, first: int, last: int) -> Iterator[pa.RecordBatch]:
@@ -607,7 +759,12 @@ def _refresh_if_due(lake: Lake, generation: Generation) -> None:
 
 
 def _clean(lake: Lake, generation: Generation, retention_hours: int) -> None:
-    """Delete the files of old versions."""
+    """Delete the files of old versions, and those of killed writers."""
+    folder, old = f"{FOLDER}/{generation.name}/{RANKING}", time.time() - retention_hours * 3600
+    # Those that are there are read first: a file that comes with a record meanwhile is none of them.
+    there = lake.store.changed(folder)
+    used = {ranking_file(generation, key, record.made_from) for key, record in _records(_open(lake, generation, "documents")).items()}
+    lake.store.delete([name for file, at in there.items() if at < old and (name := f"{folder}/{file}") not in used])
     for name in DATASETS:
         _upkeep(lake, generation, name, lambda dataset: dataset.cleanup_old_versions(timedelta(hours=retention_hours)))
 
@@ -665,11 +822,16 @@ def _model_of(lake: Lake, key: str) -> tuple[str, int]:
 def _records(documents: lance.LanceDataset, key: str | None = None) -> dict[str, Record]:
     """The records of all ranges, or of one."""
     only = f"scope = '{RECORD}'" + ("" if key is None else f" and slot_range = '{key}'")
-    rows = documents.to_table(columns=["slot_range", "subject", "count", "length"], filter=only)
-    return {row["slot_range"]: Record(row["subject"], row["count"], row["length"]) for row in rows.to_pylist()}
+    rows = documents.to_table(columns=["slot_range", "subject", "count", "length", "text"], filter=only)
+    return {row["slot_range"]: Record(row["subject"], row["count"], row["length"], row["text"]) for row in rows.to_pylist()}
 
 
-# Lance
+# Files
+
+
+def ranking_file(generation: Generation, key: str, made_from: str) -> str:
+    """The file for ranking of a range that was made from this."""
+    return f"{FOLDER}/{generation.name}/{RANKING}/{key}-{made_from[:32]}.arrow"
 
 
 def _lance() -> Any:

@@ -3,27 +3,27 @@
 Belongs here: the columns of the index, and making its rows from those of the lake. Does not belong here: where they are kept
 (`blyan.corpus.search_index`), or how they are searched (`blyan.query.search`).
 
-There are rows of four kinds, told apart by `scope`: a document; a summary (of a range, a program or an account); a term, with the number of
-documents and summaries of the range that have it; and one record a range, which says what the others were made from.
+There are rows of three kinds, told apart by `scope`: a document; a summary (of a range, a program or an account); and one record a range, which
+says what the others were made from. What ranking reads of documents and summaries goes into a file beside them (`blyan.corpus.search_ranking`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from blyan.corpus.embeddings import embedded_as
-from blyan.corpus.terms import document_counts, joined, terms_of
+from blyan.corpus.search_ranking import RankingWriter
+from blyan.corpus.terms import joined, terms_of
 from blyan.lake import Lake
 from blyan.schemas import DOCUMENTS, SUMMARIES, Table
 
-TRANSACTION, RANGE, PROGRAM, ACCOUNT, TERM, RECORD = "transaction", "range", "program", "account", "term", "record"
+TRANSACTION, RANGE, PROGRAM, ACCOUNT, RECORD = "transaction", "range", "program", "account", "record"
 """Values of `scope`. Those of a summary are its own."""
 
 FOUND = (TRANSACTION, RANGE, PROGRAM, ACCOUNT)
@@ -62,12 +62,14 @@ SCHEMA = pa.schema(
         pa.field("gist", pa.string()),
         pa.field("count", pa.int64()),
         pa.field("length", pa.int64()),
+        pa.field("number", pa.int64()),
     ]
 )
 """`slot_range` to `flags` are as in `corpus/documents` and `corpus/summaries`. `gist` names the row's vector, and is null where it has none.
-`subject` is that of a summary, the term, or the digest of all that a record's range was made from. `count` is the number of transactions of a
-summary, of documents and summaries that have a term, and of those a record's range has; `length` is how many terms those have in all.
-A summary's `structural_key` is its scope and subject, so that one program's summaries of many ranges count as alike."""
+`subject` is that of a summary, or the digest of all that a record's range was made from; `text` of a record is the SHA-256 of the range's file for
+ranking. `count` is the number of transactions of a summary, and of documents and summaries of a record's range; `length` is how many terms a text
+has, or those have in all; `number` is the place of a row in the range's file. A summary's `structural_key` is its scope and subject, so that one program's
+summaries of many ranges count as alike."""
 
 
 @dataclass
@@ -83,37 +85,41 @@ class RangeRows:
     lake: Lake
     key: str
     made_from: str
-    gists: frozenset[str]
+    ranking: RankingWriter
     documents: int = 0
     summaries: int = 0
     without_vector: int = 0
     _length: int = 0
-    _counts: Counter[str] = field(default_factory=Counter)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Rows of `SCHEMA`: documents in key order, summaries, terms, and the record."""
-        for batch in self.lake.read(DOCUMENTS, key=self.key, batch_rows=BATCH_ROWS):
-            self.documents += len(batch)
-            yield self._found(DOCUMENTS, batch, _document_columns(batch))
+        """Rows of `SCHEMA`: summaries and documents in key order, and the record.
+
+        Summaries of a slot come before its documents in every order, so they are written first.
+        """
+        gists = self.ranking.gists
         for batch in self.lake.read(SUMMARIES, key=self.key, batch_rows=BATCH_ROWS):
             self.summaries += len(batch)
-            yield self._found(SUMMARIES, batch, _summary_columns(batch))
-        terms = sorted(self._counts)
-        yield self._rows(len(terms), {"scope": TERM, "subject": pa.array(terms, pa.string()), "count": pa.array([self._counts[t] for t in terms])})
-        total = pa.array([self.documents + self.summaries])
-        yield self._rows(1, {"scope": RECORD, "subject": self.made_from, "count": total, "length": pa.array([self._length])})
+            yield self._found(SUMMARIES, batch, _summary_columns(batch), gists)
+        for batch in self.lake.read(DOCUMENTS, key=self.key, batch_rows=BATCH_ROWS):
+            self.documents += len(batch)
+            yield self._found(DOCUMENTS, batch, _document_columns(batch), gists)
+        total, length = pa.array([self.documents + self.summaries]), pa.array([self._length])
+        yield self._rows(1, {"scope": RECORD, "subject": self.made_from, "text": self.ranking.finish(), "count": total, "length": length})
 
-    def _found(self, table: Table, batch: pa.RecordBatch, columns: Mapping[str, pa.Array | str]) -> pa.RecordBatch:
-        """Rows that a search finds: with terms, and the names of their vectors."""
+    def _found(self, table: Table, batch: pa.RecordBatch, columns: Mapping[str, pa.Array | str], known: pa.StringArray) -> pa.RecordBatch:
+        """Rows that a search finds: with terms, and the names of their vectors. Ranking gets them too."""
         terms = terms_of(batch["text"])
-        self._counts.update(document_counts(terms))
         lengths = pc.list_value_length(terms).cast(pa.int64())
         self._length += len(terms.flatten())
         gists = gists_of(table, batch["text"])
-        known = pc.is_in(gists, pa.array(sorted(self.gists), pa.string()))
-        self.without_vector += len(batch) - known.true_count
-        named = pc.if_else(known, gists, pa.scalar(None, pa.string()))
-        return self._rows(len(batch), {**columns, "text": batch["text"], "terms": joined(terms), "length": lengths, "gist": named})
+        vector_of = pc.index_in(gists, known)
+        self.without_vector += vector_of.null_count
+        numbers = pa.array(np.arange(self.ranking.rows, self.ranking.rows + len(batch)))
+        self.ranking.add_documents(
+            columns["slot"], columns["structural_key"], vector_of.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), terms
+        )
+        found = {"text": batch["text"], "terms": joined(terms), "length": lengths, "gist": known.take(vector_of), "number": numbers}
+        return self._rows(len(batch), {**columns, **found})
 
     def _rows(self, count: int, columns: Mapping[str, pa.Array | str]) -> pa.RecordBatch:
         """Rows with these columns; one value means the same for all, and what is not given is null."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,17 +64,21 @@ def joined(terms: pa.ListArray) -> pa.StringArray:
     return pc.binary_join(terms, " ")
 
 
-def document_counts(terms: pa.ListArray) -> dict[str, int]:
-    """Of the terms that are counted, in how many of the texts each occurs."""
-    lengths = np.diff(terms.offsets.to_numpy())
-    pairs = pa.table({"term": terms.flatten(), "text": np.repeat(np.arange(len(lengths)), lengths)})
-    found = pairs.group_by("term", use_threads=False).aggregate([("text", "count_distinct")])
-    return {term: count for term, count in zip(found["term"].to_pylist(), found["text_count_distinct"].to_pylist(), strict=True) if is_counted(term)}
-
-
 def is_counted(term: str) -> bool:
     """Whether the documents with this term are counted."""
     return len(term) <= COUNTED_CHARACTERS or (len(term) < KEY_CHARACTERS and not any(character.isdigit() for character in term))
+
+
+def term_weights(found_in: Sequence[int], documents: int) -> npt.NDArray[np.float64]:
+    """What having a term counts in BM25, by the number of documents that have it; none counts as one."""
+    having = np.maximum(np.array(found_in, np.float64), 1.0)
+    return np.log1p((max(documents, 1) - having + 0.5).clip(0.5) / (having + 0.5))
+
+
+def saturation(often: npt.NDArray[Any], lengths: npt.NDArray[Any], mean_length: float) -> npt.NDArray[np.float64]:
+    """How much of a term's weight counts in BM25: by how often texts have it, and how long they are in terms; 0 where they have it not."""
+    out: npt.NDArray[np.float64] = often * (K1 + 1) / (often + K1 * (1 - B + B * lengths / max(mean_length, 1.0)))
+    return out
 
 
 def bm25(
@@ -97,9 +102,8 @@ def bm25(
     there = code >= 0
     frequencies = np.zeros((len(lengths), len(wanted)))
     np.add.at(frequencies, (text_of[there], code[there]), 1)
-    found_in = np.array([max(1, counts.get(term, 1)) for term in wanted], np.float64)
-    weights = np.log1p((max(documents, 1) - found_in + 0.5).clip(0.5) / (found_in + 0.5))
-    damped = frequencies * (K1 + 1) / (frequencies + K1 * (1 - B + B * lengths[:, None] / max(mean_length, 1.0)))
+    damped = saturation(frequencies, lengths[:, None], mean_length)
+    weights = term_weights([counts.get(term, 1) for term in wanted], documents)
     return (damped * weights).sum(axis=1), frequencies > 0
 
 

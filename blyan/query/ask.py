@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from blyan.corpus.embedder import Vectors
 from blyan.corpus.registry import Registry
 from blyan.corpus.search_index import OpenIndex
 from blyan.query.conditions import COLUMNS, matches, weigh, where
-from blyan.query.search import FUSION, PER_TEMPLATE, Answer, Filters, Hit, Mode, search
+from blyan.query.search import FUSION, PER_TEMPLATE, Answer, Filters, Hit, Mode, Question
 from blyan.query.understanding import Understanding, understand
 
 CANDIDATES = 100
@@ -84,21 +83,18 @@ def ask(
     looked_at = max(CANDIDATES, limit)
     of_each = max(per_template, OF_A_TEMPLATE) if by_amount else per_template
 
-    vector = cache(embed) if embed is not None else None
-
-    def find(chosen: Filters) -> Answer:
-        return search(index, understood.text, words=understood.words, embed=vector, mode=mode, filters=chosen, limit=looked_at, per_template=of_each)
-
-    answers = [find(within)]
+    asked = Question(index, understood.text, words=understood.words, embed=embed, mode=mode)
+    found = [asked.find(within, limit=looked_at, per_template=of_each)]
     wishes = [condition for condition in understood.conditions if condition.weight >= LEAST_WEIGHT and not condition.exact and where(condition)]
     # Without the least one, and then the next, as long as nothing meets them all.
     wishes.sort(key=lambda condition: -condition.weight)
     while wishes:
-        narrow = find(replace(within, conditions=(*exact, *wishes)))
-        if narrow.hits:
-            answers.append(narrow)
+        narrow = asked.find(replace(within, conditions=(*exact, *wishes)), limit=looked_at, per_template=of_each)
+        if len(narrow.documents):
+            found.append(narrow)
             break
         wishes.pop()
+    answers = asked.answers(found)
     hits, scores = _ranked(answers, understood)
     kept = _capped(hits, per_template)[:limit]
     chosen = [replace(hits[at], score=round(float(scores[at]), 6)) for at in kept]

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlglot.errors
@@ -44,6 +44,11 @@ MAX_NESTED = 100
 
 STACK_BYTES = 256 << 20
 """Stack of the thread that parses: the parser recurses in C, where a stack too small ends the process. Only what is used is taken."""
+
+REMEMBERED, REMEMBERED_BYTES, REMEMBERED_PARAMS = 256, 4 << 10, 16
+"""Statements of which is remembered what they are, the bytes of the longest of them and of their parameters, and how many these are."""
+
+_PLAIN_VALUES = (bool, int, float, str, bytes, date, type(None))
 
 _OPENS = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE})
 _CLOSES = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END})
@@ -135,6 +140,29 @@ def check(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> 
         RefusedError: it is too large or too deep, is not one statement that reads, or names what is not listed.
     """
     _check_size(sql)
+    given = _as_key(params)
+    if given is None or len(sql) > REMEMBERED_BYTES:
+        return _thread().submit(_check, sql, params).result()
+    return _remembered(sql, given)
+
+
+Given = tuple[tuple[str | None, type, Any], ...]
+"""Parameters as a key: name, type and value, because 1, 1.0 and True are equal and prove different things."""
+
+
+def _as_key(params: Sequence[Any] | Mapping[str, Any] | None) -> Given | None:
+    """The parameters as a key, None where they are none: lists, or long."""
+    named = params.items() if isinstance(params, Mapping) else ((None, value) for value in params or ())
+    found = tuple((name, type(value), value) for name, value in named)
+    small = all(isinstance(value, _PLAIN_VALUES) and not (isinstance(value, str | bytes) and len(value) > REMEMBERED_BYTES) for _, _, value in found)
+    return found if small and len(found) <= REMEMBERED_PARAMS else None
+
+
+@lru_cache(REMEMBERED)
+def _remembered(sql: str, given: Given) -> Checked:
+    """What was found out of a statement before: that takes a millisecond, and callers ask the same ones again."""
+    named = any(name is not None for name, _, _ in given)
+    params: Any = {name: value for name, _, value in given} if named else [value for _, _, value in given]
     return _thread().submit(_check, sql, params).result()
 
 

@@ -9,6 +9,9 @@ look at a run reads one row group. A range adds a run; `MERGE` runs of about the
 The manifest says which ranges a run covers, each with the content digest that its table's partition had. A range whose digest in the
 snapshot is another, or that no run covers, is simply not answered from the index, and is scanned: so an index that is behind, damaged
 or deleted costs time and never rows. It can be deleted and made again at any moment.
+
+The landing is not in runs: its files are small, never change, and are gone in minutes. A process that looks things up keeps the (key, slot) of
+each of them in memory (`Tail`), for as long as the head names it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -57,6 +60,9 @@ KNOWN_S = 2.0
 """Seconds for which a manifest is relied on."""
 
 READ_ROWS = 1 << 20
+
+TAIL_PAIRS = 8 << 20
+"""(key, slot) of the landing that a process keeps, 16 bytes each: four thousand mainnet slots of signatures. What is beyond is scanned."""
 
 ORPHAN_S = 3_600.0
 """Seconds after which a file that the manifest does not name is deleted: longer than making a run, and than any query."""
@@ -170,15 +176,22 @@ def _update(lake: Lake, dimension: Dimension, now: Callable[[], float]) -> Updat
 
 def _indexed(lake: Lake, dimension: Dimension, key: str, digest: str, files: Sequence[DataFile]) -> Run:
     """A run of one range."""
-    slot = dimension.table.key[0]
     return _write(
         lake,
         dimension,
         {key: digest},
         [f"{dimension.table.name}/{file.name}" for file in files],
         sum(file.rows for file in files),
+        _pairs(dimension),
+    )
+
+
+def _pairs(dimension: Dimension) -> str:
+    """The query of (key, slot) over `files`, sorted."""
+    slot = dimension.table.key[0]
+    return (
         f"select distinct md5_number_lower(value) as key, {slot} as slot from (select {dimension.values} as value, {slot} from files) "  # noqa: S608
-        "where value is not null order by all",
+        "where value is not null order by all"
     )
 
 
@@ -327,6 +340,63 @@ class _Opened:
             if len(found) >= most:
                 break
         return found[:most]
+
+
+class Tail:
+    """Where values are in files that never change: those of the landing. For several threads at once.
+
+    Args:
+        lake: where the files are.
+        most: (key, slot) to keep.
+    """
+
+    def __init__(self, lake: Lake, *, most: int = TAIL_PAIRS) -> None:
+        self._lake, self._most = lake, most
+        self._kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._turn = threading.Lock()
+
+    @property
+    def files(self) -> int:
+        """Files that are kept, counted for each dimension."""
+        return len(self._kept)
+
+    def slots(self, connection: Any, dimension: Dimension, path: str, value: str, live: Collection[str]) -> list[int] | None:
+        """Slots in which a value may occur in a file, in order; None where that is not kept, and the file has to be read.
+
+        Args:
+            connection: of DuckDB, that reads the file the first time it is asked for.
+            dimension: of the value.
+            path: of the file, under the lake's root.
+            value: to find.
+            live: paths of all files of this table that there are; others are let go of.
+        """
+        pairs = self._kept.get((dimension.name, path))
+        if pairs is None:
+            pairs = self._read(connection, dimension, path)
+            with self._turn:
+                for old in [(name, kept) for name, kept in self._kept if name == dimension.name and kept not in live]:
+                    del self._kept[old]
+                if sum(len(keys) for keys, _ in self._kept.values()) + len(pairs[0]) <= self._most:
+                    self._kept[dimension.name, path] = pairs
+                else:
+                    # Nothing, so that it is not read for this again.
+                    self._kept[dimension.name, path] = _NOT_KEPT
+        keys, slots = pairs
+        if pairs is _NOT_KEPT:
+            return None
+        key = np.uint64(key_of(value))
+        found: list[int] = slots[int(np.searchsorted(keys, key)) : int(np.searchsorted(keys, key, "right"))].tolist()
+        return found
+
+    def _read(self, connection: Any, dimension: Dimension, path: str) -> tuple[np.ndarray, np.ndarray]:
+        from blyan.query.files import relation
+
+        source = relation(connection, self._lake, [path], dimension.table.arrow_schema())
+        rows = connection.sql(f"with files as (select * from {source}) {_pairs(dimension)}").to_arrow_table().cast(SCHEMA)  # noqa: S608
+        return rows["key"].to_numpy(), rows["slot"].to_numpy()
+
+
+_NOT_KEPT = (np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 def key_of(value: str) -> int:

@@ -8,8 +8,8 @@ cursor pins both, and the newest slot that was there, so that all pages together
 that were final stay what they are, wherever they move; where a fork took a slot away that was not final, the cursor is refused.
 
 **What is opened.** Rows come in the order of the table's key, so ranges are walked in the order of their slots until the page is full.
-Where the question names a value that is indexed, only the slots in which it occurs are opened; ranges that the index does not cover, and
-the landing, are walked as without it.
+Where the question names a value that is indexed, only the slots in which it occurs are opened, in the landing too; ranges that the index does
+not cover are walked as without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from msgspec import Struct
 from blyan.errors import BlyanError, MissingObjectError, PermanentError, TransientError
 from blyan.lake import DataFile, Lake
 from blyan.query.files import relation
-from blyan.query.lookup import Dimension, Index, Manifest, Run
+from blyan.query.lookup import Dimension, Index, Manifest, Run, Tail
 from blyan.schemas import BLOCKS, Table
 from blyan.solana.commitment import Commitment
 from blyan.solana.landing import Head, read_head
@@ -90,7 +90,7 @@ class Question:
         first_slot, last_slot: both included.
         from_time, to_time: of the block; the first included, the last not.
         descending: the newest first.
-        alone: no two rows match, so that nothing has to be ordered: a third of the time of a look-up.
+        alone: no two rows match, so that nothing has to be ordered, a third of the time of a look-up, and nothing is looked for behind it.
         within: slots outside of which no block is of that time, where that was looked up; it tells no questions apart.
     """
 
@@ -233,7 +233,7 @@ class Records:
     def __init__(self, lake: Lake, *, threads: int = 2, memory: str = "1GB") -> None:
         import duckdb
 
-        self._lake, self._index = lake, Index(lake)
+        self._lake, self._index, self._tail = lake, Index(lake), Tail(lake)
         self._database = duckdb.connect(config={"threads": threads, "memory_limit": memory, "autoinstall_known_extensions": False})
         # A Parquet file of the lake is never changed, so its footer is read once.
         self._database.execute("set timezone = 'UTC'; set parquet_metadata_cache = true")
@@ -264,7 +264,8 @@ class Records:
         connection = self._connection()
         stop.watch(connection)
         try:
-            found = self._collect(connection, question, snapshot, pinned, rows + 1, opened, stop)
+            # One more than asked for tells whether there is a next page; of what is alone there is none, and the walk ends with it.
+            found = self._collect(connection, question, snapshot, pinned, 1 if question.alone else rows + 1, opened, stop)
         except duckdb.InterruptException as error:
             raise StoppedError("it was stopped", where=question.table.name, remedy="ask for fewer slots, or with a filter") from error
         except duckdb.IOException as error:
@@ -353,7 +354,7 @@ class Records:
         direction = "desc nulls last" if question.descending else "asc nulls first"
         order = "" if question.alone else "order by " + ", ".join(f'"{name}" {direction}' for name in question.table.key)
         names = ", ".join(f'"{name}"' for name in schema.names)
-        for step in self._steps(question, snapshot, pinned, opened):
+        for step in self._steps(connection, question, snapshot, pinned, opened):
             if stop.stopped:
                 raise StoppedError("it was stopped", where=question.table.name, remedy="ask for fewer slots, or with a filter")
             opened.files += len(step.paths)
@@ -367,26 +368,49 @@ class Records:
                 break
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
-    def _steps(self, question: Question, snapshot: _Snapshot, pinned: Cursor | None, opened: Opened) -> Iterator[_Step]:
+    def _steps(self, connection: Any, question: Question, snapshot: _Snapshot, pinned: Cursor | None, opened: Opened) -> Iterator[_Step]:
         """What to open, in the order of slots."""
         first, last = _bounds(question, snapshot.newest, pinned.after[0] if pinned else None)
         walk = snapshot.walk(first, last, descending=question.descending)
         manifest = Manifest()
+        kept: frozenset[str] = frozenset()
         if question.lookup and question.lookup[0].table == question.table:
-            manifest = self._index.manifest(question.lookup[0])
+            manifest, kept = self._index.manifest(question.lookup[0]), snapshot.tail()
         runs, covered = manifest.covering({key: snapshot.digests[key] for key in walk if key in snapshot.digests})
         opened.runs += len(runs)
         at_once = RANGES_AT_ONCE
-        for indexed, group in groupby(walk, key=covered.__contains__):
+        for (indexed, landed), group in groupby(walk, key=lambda key: (key in covered, key in kept)):
             keys = list(group)
             if indexed:
                 yield from self._looked_up(question, runs, [file for key in keys for file in snapshot.files[key]], first, last)
+                continue
+            if landed:
+                live = {file.path for key in kept for file in snapshot.files.get(key, [])}
+                yield from self._in_tail(connection, question, [snapshot.files[key] for key in keys], live, first, last)
                 continue
             while keys:
                 paths = tuple(file.path for key in keys[:at_once] for file in snapshot.files[key] if file.may_hold(first, last))
                 keys, at_once = keys[at_once:], min(MOST_AT_ONCE, at_once * 2)
                 if paths:
                     yield _Step(paths)
+
+    def _in_tail(
+        self, connection: Any, question: Question, ranges: Sequence[Sequence[_File]], live: set[str], first: int, last: int
+    ) -> Iterator[_Step]:
+        """Steps of the slots of the landing in which the value is, a range after the other; `live` are the paths of all its files."""
+        assert question.lookup is not None
+        dimension, value = question.lookup
+        for files in ranges:
+            paths, slots = list[str](), set[int]()
+            for file in files:
+                found = self._tail.slots(connection, dimension, file.path, value, live) if file.may_hold(first, last) else []
+                # What is not kept is read, as all slots that it may have.
+                within = range(file.first, file.last + 1) if found is None else [slot for slot in found if first <= slot <= last]
+                if within:
+                    paths.append(file.path)
+                    slots.update(within)
+            if paths:
+                yield _Step(tuple(paths), tuple(sorted(slots)) if len(slots) <= MOST_AT_ONCE else None)
 
     def _looked_up(self, question: Question, runs: Sequence[Run], files: Sequence[_File], first: int, last: int) -> Iterator[_Step]:
         """Steps of the slots that the index names, within files of ranges that follow each other."""
@@ -519,6 +543,10 @@ class _Snapshot:
     def walk(self, first: int, last: int, *, descending: bool) -> list[str]:
         """Ranges that may hold rows of these slots, in order: keys sort as slots do."""
         return sorted((key for key, files in self.files.items() if any(file.may_hold(first, last) for file in files)), reverse=descending)
+
+    def tail(self) -> frozenset[str]:
+        """The ranges that are read from the landing, and not, by a cursor that was pinned before, from where they moved to."""
+        return frozenset(self.landed - self.digests.keys())
 
     def reading(self) -> Reading:
         """What an answer says of its source."""

@@ -1,43 +1,47 @@
 """Searching the index: by meaning, by words, or by both, within filters.
 
-Belongs here: filters, ranking, and what is said of a hit. Does not belong here: what the index holds (`blyan.corpus.search_rows`) and how
-it is written (`blyan.corpus.search_index`), or what a question asks for beside its words (`blyan.query.ask`).
+Belongs here: filters, ranking, and what is said of a hit. Does not belong here: what the index holds (`blyan.corpus.search_rows`), what ranking
+reads of it (`blyan.corpus.search_ranking`) and how it is written (`blyan.corpus.search_index`), or what a question asks for beside its words
+(`blyan.query.ask`).
 
 Most transactions differ from others in nothing but amounts, so what is ranked are templates (documents of one structural key): a template
 is as good as its best document, at most some documents of each are shown, and the others are counted. Two documents of one score
 come in the order of slot and index. So an answer depends on what the index holds, not on how its files lie.
 
-By meaning: the cosine of the question's vector and that of a document's gist. LanceDB finds the nearest gists, through its index where
-there are many; the cosines are computed here, from the stored vectors. By words: BM25 (`blyan.corpus.terms`) with counts of the whole index.
-LanceDB finds the documents with the most telling words; they are scored here, because its own scores move when its files are merged. By both:
-reciprocal rank fusion (Cormack, Clarke and Büttcher 2009) of the two orders.
+By meaning: the cosine of the question's vector and that of a document's gist, in double precision. Which gists are near is told by all cosines in
+single precision, or, where there are many gists, by LanceDB's index of vectors. By words: BM25 (`blyan.corpus.terms`) of every document that
+has a telling word, with counts of the whole index. By both: reciprocal rank fusion (Cormack, Clarke and Büttcher 2009) of the two orders.
 
-Filters hold before anything is ranked. Where few documents pass them, all their gists are compared, so that nothing is missed behind
-better ones that do not pass.
+Filters hold before anything is ranked; LanceDB tells which documents pass, through its indexes of single values. Where few gists are left, all of
+them are compared, so that nothing is missed behind better ones that do not pass. What is shown is read from LanceDB, in one request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from blyan.corpus.embedder import Vectors
 from blyan.corpus.search_index import OpenIndex, lance_errors
-from blyan.corpus.search_rows import FOUND, TERM
-from blyan.corpus.terms import bm25, is_counted, query_terms
+from blyan.corpus.terms import is_counted, query_terms, saturation, term_weights
 from blyan.errors import PermanentError
 from blyan.query.conditions import Condition, where
 from blyan.solana import base58
 from blyan.solana.slots import SlotRange
 
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[Any]
+
 Mode = Literal["hybrid", "vector", "text"]
+
+Key = TypeVar("Key", int, str)
 
 PER_TEMPLATE = 2
 """Documents of one template that are shown unless another number is asked for."""
@@ -48,30 +52,20 @@ DEPTH = 50
 FUSION = 60
 """The constant of reciprocal rank fusion: the larger, the less the first places count (its authors' value)."""
 
-GISTS = 64
+GISTS = 512
 """Nearest gists that are looked at first; four times as many each time they were too few."""
 
-COMPARED = 5_000
-"""Where no more documents pass the filters, the gists of all of them are compared."""
-
-CANDIDATES = 1_000
-"""Documents that LanceDB gives for some words at a time."""
-
-ROUNDS = 6
-"""Times that it is asked for more, without the templates it has given."""
+COMPARED = 8_192
+"""Where no more gists are left by the filters, all of them are compared: 12 MB at 384 dimensions."""
 
 COMMON_SHARE = 0.5
-"""Words that more documents have find none of them alone, where the question has others: reading all their places takes longest."""
+"""Words that more documents have find none of them alone, where the question has others: they tell nothing apart."""
 
-REFINED, PROBES = 3, 112
-"""Compressed vectors that are compared again exactly, for each that is asked for, and partitions that are looked into: of 200,000
-vectors 0.99 of the ten nearest are found; with 2 and 64 it was 0.91 (benchmarks/search.py)."""
+SINGLE_ERROR = 1e-5
+"""How far a cosine in single precision may be off: a hundred times what was measured."""
 
 DIGITS = 6
 """Decimals of a score by which documents are ranked: beyond them, the order of a sum decides."""
-
-_KEYS = ("slot", "tx_index", "scope", "subject")
-"""What orders documents of one score."""
 
 _SHOWN = (
     "scope", "slot", "last_slot", "tx_index", "signature", "subject", "time", "text", "kind", "status", "error_class", "value_bucket",
@@ -146,8 +140,8 @@ class Hit:
     Attributes:
         row: its columns, as `blyan.corpus.search_rows.SCHEMA` has them.
         score: what it was ranked by; comparable within one answer only.
-        cosine: of its gist with the question, from -1 to 1; None where meaning was not looked at, or found others first.
-        bm25: how well its words match; None where words were not looked at, or found others first.
+        cosine: of its gist with the question, from -1 to 1; None where meaning was not looked at, or it has no vector.
+        bm25: how well its words match; None where words were not looked at, or it has none that tells something.
         words: terms of the question that it has.
         alike: documents that pass the filters and have its structural key, itself included.
     """
@@ -190,21 +184,42 @@ class Answer:
     terms: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Order:
-    """The first templates, as one way of looking ranks them, with the best documents of each.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Documents that a search shows, the best first, by their numbers in `OpenIndex.ranking`; arrays are of shape [documents].
 
     Attributes:
-        best: by structural key, in order: the numbers of its best documents' rows, the best first.
-        scores: score of each row that is in `best`.
+        documents: their numbers.
+        scores: what each was ranked by.
+        alike: documents that pass the filters and have the same template.
+        passing: how many documents pass the filters.
     """
 
-    best: dict[str, list[int]] = field(default_factory=dict)
-    scores: dict[int, float] = field(default_factory=dict)
+    documents: Numbers
+    scores: Floats
+    alike: Numbers
+    passing: int
 
-    def best_scores(self) -> dict[str, float]:
-        """The score of each template."""
-        return {key: self.scores[rows[0]] for key, rows in self.best.items()}
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The first templates, as one way of looking ranks them.
+
+    Attributes:
+        templates: their numbers, the best first.
+        best: score of each.
+        documents: those that pass and have a score, in no order.
+        scores: of them.
+        template_of: of them.
+        is_partial: not all gists were looked at.
+    """
+
+    templates: Numbers
+    best: Floats
+    documents: Numbers
+    scores: Floats
+    template_of: Numbers
+    is_partial: bool = False
 
 
 def search(
@@ -236,238 +251,262 @@ def search(
         PermanentError: the vector is of another dimension, a filter is none, or there is neither text nor filter.
         MissingObjectError: files of the index were deleted meanwhile: open it again.
     """
-    chosen = filters or Filters()
-    if limit < 1 or per_template < 1:
-        raise PermanentError(f"{limit} hits, {per_template} of a template", where="search", remedy="ask for one at least")
-    with lance_errors(index.documents.uri):
-        depth = max(DEPTH, limit) if mode == "hybrid" else limit
-        return _Search(index, chosen, limit, per_template, depth).answer(text, words or text, mode, embed)
+    question = Question(index, text, words=words, embed=embed, mode=mode)
+    found = question.find(filters or Filters(), limit=limit, per_template=per_template)
+    return question.answers([found])[0]
 
 
-class _Search:
-    """One search."""
+class Question:
+    """One question, which may be asked within several filters: what does not depend on them is worked out once.
 
-    def __init__(self, index: OpenIndex, filters: Filters, limit: int, per_template: int, depth: int) -> None:
-        self._documents, self._gists, self._generation = index.documents, index.gists, index.generation
-        self._records, self._span = index.records, index.span
-        self._filtered = filters.condition()
-        self._found = f"scope in ({_texts(FOUND)})" + (f" and {self._filtered}" if self._filtered else "")
-        self._limit, self._per_template = limit, per_template
-        self._depth = depth
-        self._total = sum(record.rows for record in self._records.values())
-        self._passing = int(self._documents.count_rows(self._found)) if self._filtered else self._total
-        self._words: dict[int, tuple[str, ...]] = {}
-        self._cut = False
-        self._direction: npt.NDArray[np.float64] = np.empty(0)
-        self._wanted: tuple[Sequence[str], Mapping[str, int], int, float] = ((), {}, 0, 0.0)
+    Args:
+        index: as in `search`.
+        text: as in `search`.
+        words: as in `search`.
+        embed: as in `search`.
+        mode: as in `search`.
 
-    def answer(self, text: str, words: str, mode: Mode, embed: Callable[[str], Vectors] | None) -> Answer:
-        terms: list[str] = []
-        orders: dict[str, _Order] = {}
-        if not text.strip():
-            if not self._filtered:
-                raise PermanentError("there is nothing to look for", where="search", remedy="give words, or a filter")
-            orders["newest"] = self._newest()
-        if text.strip() and mode in ("hybrid", "text"):
-            terms = query_terms(words)
-            orders["text"] = self._by_words(terms)
-        if text.strip() and mode in ("hybrid", "vector"):
+    Raises:
+        PermanentError: as in `search`.
+    """
+
+    def __init__(self, index: OpenIndex, text: str, *, words: str = "", embed: Callable[[str], Vectors] | None = None, mode: Mode = "hybrid") -> None:
+        self._index, self._mode = index, mode
+        self._is_asked = bool(text.strip())
+        self._by_words = self._is_asked and mode in ("hybrid", "text")
+        self._by_meaning = self._is_asked and mode in ("hybrid", "vector")
+        self._terms = query_terms(words or text) if self._by_words else []
+        self._direction: Floats = np.empty(0)
+        if self._by_meaning:
             if embed is None:
                 raise PermanentError("a search by meaning needs a model", where="search", remedy="give `embed`, or search by words")
-            orders["vector"] = self._by_meaning(_direction(embed(text), self._generation.dimension))
-        return Answer(tuple(self._hits(orders)), self._searched(), mode if text.strip() else "newest", tuple(terms))
+            self._direction = _direction(embed(text), index.generation.dimension)
+        with lance_errors(index.documents.uri):
+            self._ranking = index.ranking
+        self._known = np.full(len(self._ranking.gists) if self._by_meaning else 0, np.nan)
+        self._near: dict[int, Numbers] = {}
+
+    def find(self, filters: Filters, *, limit: int = 10, per_template: int = PER_TEMPLATE) -> Found:
+        """The documents that answer best within filters.
+
+        Args:
+            filters: as in `search`.
+            limit: as in `search`.
+            per_template: as in `search`.
+
+        Raises:
+            PermanentError: as in `search`.
+            MissingObjectError: as in `search`.
+        """
+        if limit < 1 or per_template < 1:
+            raise PermanentError(f"{limit} hits, {per_template} of a template", where="search", remedy="ask for one at least")
+        condition = filters.condition()
+        if not self._is_asked and not condition:
+            raise PermanentError("there is nothing to look for", where="search", remedy="give words, or a filter")
+        with lance_errors(self._index.documents.uri):
+            mask = self._index.passing(condition) if condition else None
+            passing = self._ranking.documents if mask is None else int(np.count_nonzero(mask))
+            depth = max(DEPTH, limit) if self._mode == "hybrid" else limit
+            orders = self._orders(mask, passing, depth)
+            return self._shown(orders, mask, passing, limit, per_template)
+
+    def answers(self, found: Sequence[Found]) -> list[Answer]:
+        """Answers with what their documents are, which are read together.
+
+        Raises:
+            MissingObjectError: as in `search`.
+        """
+        wanted = np.unique(np.concatenate([each.documents for each in found]))
+        nothing = [None] * len(wanted)
+        cosines = self._cosines_of(wanted) if self._by_meaning else nothing
+        matches = self._matches_of(wanted) if self._by_words else nothing
+        words = self._words_of(wanted)
+        with lance_errors(self._index.documents.uri):
+            rows = self._index.rows(wanted.tolist(), _SHOWN)
+
+        def hit(number: int, score: float, alike: int) -> Hit:
+            place = int(np.searchsorted(wanted, number))
+            return Hit(rows[number], score, cosines[place], matches[place], words[place], alike)
+
+        def hits(of: Found) -> tuple[Hit, ...]:
+            return tuple(map(hit, of.documents.tolist(), of.scores.tolist(), of.alike.tolist()))
+
+        mode = self._mode if self._is_asked else "newest"
+        return [Answer(hits(each), self._searched(each.passing), mode, tuple(self._terms)) for each in found]
 
     # Orders
 
-    def _newest(self) -> _Order:
-        """The templates of the newest documents."""
-        rows = self._rows(["structural_key", *_KEYS], self._found)
-        return self._ordered(rows, rows["slot"].to_numpy().astype(np.float64))
+    def _orders(self, mask: Mask | None, passing: int, depth: int) -> list[_Order]:
+        if not self._is_asked:
+            return [self._order(np.arange(self._ranking.documents), self._ranking.slots.astype(np.float64), mask, depth)]
+        orders = []
+        if self._by_words:
+            orders.append(self._order(*self._with_words, mask, depth))
+        if self._by_meaning:
+            orders.append(self._nearest(mask, passing, depth))
+        return orders
 
-    def _by_meaning(self, direction: npt.NDArray[np.float64]) -> _Order:
+    def _order(self, documents: Numbers, scores: Floats, mask: Mask | None, depth: int) -> _Order:
+        """The first templates by scores of some documents, of which those that do not pass are left out."""
+        if mask is not None:
+            passes = mask[documents]
+            documents, scores = documents[passes], scores[passes]
+        template_of = self._ranking.template_of[documents]
+        best = np.full(self._ranking.templates, -np.inf)
+        np.maximum.at(best, template_of, scores)
+        found = np.flatnonzero(best > -np.inf)
+        if len(found) > depth:
+            found = found[best[found] >= np.partition(best[found], -depth)[-depth]]
+        # Of equal templates the one comes first whose first document of that score does.
+        is_best = np.flatnonzero(scores >= best[found].min(initial=np.inf))
+        is_best = is_best[scores[is_best] == best[template_of[is_best]]]
+        first = np.full(self._ranking.templates, self._ranking.documents)
+        np.minimum.at(first, template_of[is_best], self._ranking.ranks[documents[is_best]])
+        templates = found[np.lexsort((first[found], -best[found]))][:depth]
+        return _Order(templates, best[templates], documents, scores, template_of)
+
+    def _nearest(self, mask: Mask | None, passing: int, depth: int) -> _Order:
         """The templates of the nearest gists."""
-        if not self._passing:
-            return _Order()
-        self._direction = direction
-        if self._filtered and self._passing <= COMPARED:
-            rows = self._rows(["structural_key", "gist", *_KEYS], f"{self._found} and gist is not null")
-            names = pc.unique(rows["gist"])
-            cosines = dict.fromkeys(names.to_pylist(), -1.0) | self._cosines(direction, names)
-            return self._ordered(rows, _looked_up(rows["gist"], cosines))
-        everything = int(self._gists.count_rows())
+        ranking = self._ranking
+        gists = len(ranking.gists)
+        left = None
+        if mask is not None:
+            left = np.zeros(gists + 1, np.bool_)
+            left[ranking.gist_of[mask]] = True
+            left[-1] = False  # what documents without a vector have
+        count = gists if left is None else int(np.count_nonzero(left))
+        if count <= COMPARED:
+            return self._order(*self._with_gists(np.arange(gists) if left is None else np.flatnonzero(left)), mask, depth)
+        templates = ranking.templates if mask is None else np.count_nonzero(np.bincount(ranking.template_of[mask]))
         # Where one of ten documents passes, ten times as many gists lead to as many that do.
-        looked_at = min(GISTS * -(-self._total // self._passing), everything)
-        while looked_at:
-            cosines = self._nearest(direction, looked_at)
-            condition = f"gist in ({_texts(cosines)})" + (f" and {self._filtered}" if self._filtered else "")
-            rows = self._rows(["structural_key", "gist", *_KEYS], condition)
-            if looked_at == everything or pc.count_distinct(rows["structural_key"]).as_py() >= self._depth:
-                return self._ordered(rows, _looked_up(rows["gist"], cosines))
-            looked_at = min(4 * looked_at, everything)
-        return _Order()
+        looked_at = GISTS * (-(-ranking.documents // passing) if self._index.has_vector_index else 1)
+        while True:
+            order = self._order(*self._with_gists(self._looked_at(looked_at, left)), mask, depth)
+            if len(order.templates) >= min(depth, templates) or looked_at >= gists:
+                return replace(order, is_partial=True)
+            looked_at *= 4
 
-    def _by_words(self, terms: Sequence[str]) -> _Order:
-        """The templates of the documents with the most telling words."""
-        counts = self._counts(terms)
-        wanted = [term for term in terms if term not in counts or counts[term]]
-        telling = [term for term in wanted if counts.get(term, 0) <= COMMON_SHARE * self._total] or wanted
-        if not telling or not self._passing:
-            return _Order()
-        length = sum(record.length for record in self._records.values()) / max(self._total, 1)
-        parts: list[pa.Table] = []
-        seen: list[str] = []
-        for _ in range(ROUNDS):
-            rows = self._matching(telling, seen)
-            if len(rows):
-                parts.append(rows)
-            seen = pc.unique(pa.chunked_array([column for part in parts for column in part["structural_key"].chunks], pa.string())).to_pylist()
-            self._cut = self._cut or len(rows) == CANDIDATES
-            if len(rows) < CANDIDATES or len(seen) >= self._depth:
-                break
-        if not parts:
-            return _Order()
-        self._wanted = (wanted, counts, self._total, length)
-        rows = pa.concat_tables(parts)
-        return self._ordered(rows, self._scored(rows))
+    def _looked_at(self, count: int, left: Mask | None) -> Numbers:
+        """The nearest gists, of those that are left."""
+        if self._index.has_vector_index:
+            if count not in self._near:
+                self._near[count] = self._index.nearest(self._direction, min(count, self._index.gists.count_rows()))
+            near = self._near[count]
+            return near if left is None else near[left[near]]
+        cosines = self._single if left is None else np.where(left[:-1], self._single, -np.inf)
+        least = np.partition(cosines, -count)[-count] - 2 * SINGLE_ERROR if count < len(cosines) else -2.0
+        return np.flatnonzero(cosines >= least)
 
-    def _ordered(self, rows: pa.Table, scores: npt.NDArray[np.float64]) -> _Order:
-        """Templates by their best document, with as many of their documents as are shown."""
-        order = _Order()
-        if not len(rows):
-            return order
-        rounded = np.round(scores, DIGITS)
-        by = _sorted(rows, -rounded)
-        kept = by[_places(_codes(rows["structural_key"])[by]) < self._per_template]
-        keys, numbers = (rows[name].take(pa.array(kept)).to_pylist() for name in ("structural_key", "_rowid"))
-        for key, number, score in zip(keys, numbers, rounded[kept].tolist(), strict=True):
-            if key not in order.best and len(order.best) == self._depth:
-                continue
-            order.best.setdefault(key, []).append(number)
-            order.scores[number] = score
-        return order
+    def _with_gists(self, gists: Numbers) -> tuple[Numbers, Floats]:
+        """The documents that have one of these gists, and its cosine."""
+        documents, counts = self._ranking.with_gists(gists)
+        return documents, np.repeat(self._cosines(gists), counts)
 
-    # What LanceDB is asked
+    def _cosines_of(self, documents: Numbers) -> list[float | None]:
+        """Cosines of the gists of some documents."""
+        gists = self._ranking.gist_of[documents]
+        cosines = iter(self._cosines(gists[gists >= 0]).tolist())
+        return [next(cosines) if gist >= 0 else None for gist in gists.tolist()]
 
-    def _rows(self, columns: Sequence[str], condition: str) -> pa.Table:
-        return self._documents.scanner(columns=list(columns), filter=condition, with_row_id=True).to_table()
+    def _matches_of(self, documents: Numbers) -> list[float | None]:
+        """BM25 of some documents."""
+        found, scores = self._with_words
+        if not len(found):
+            return [None] * len(documents)
+        at = np.minimum(np.searchsorted(found, documents), len(found) - 1)
+        return [score if there else None for score, there in zip(scores[at].tolist(), found[at] == documents, strict=True)]
 
-    def _matching(self, terms: Sequence[str], seen: Sequence[str]) -> pa.Table:
-        """Documents with some of the words, of other templates than those seen."""
-        condition = self._filtered
-        if seen:
-            condition += (" and " if condition else "") + f"structural_key not in ({_texts(seen)})"
-        return self._documents.scanner(
-            columns=["structural_key", "terms", *_KEYS, "_score"],
-            full_text_query={"query": " ".join(terms), "columns": ["terms"]},
-            filter=condition or None,
-            prefilter=True,
-            limit=CANDIDATES,
-            with_row_id=True,
-        ).to_table()
+    def _cosines(self, gists: Numbers) -> Floats:
+        """Cosines of some gists, which are remembered."""
+        fresh = gists[np.isnan(self._known[gists])]
+        if len(fresh):
+            self._known[fresh] = np.round(self._ranking.vectors(fresh).astype(np.float64) @ self._direction, DIGITS)
+        return self._known[gists]
 
-    def _nearest(self, direction: npt.NDArray[np.float64], count: int) -> dict[str, float]:
-        """The cosines of the nearest gists."""
-        found = self._gists.scanner(
-            columns=["gist", "vector", "_distance"],
-            nearest={
-                "column": "vector",
-                "q": direction.astype(np.float32),
-                "k": count,
-                "metric": "cosine",
-                "nprobes": PROBES,
-                "refine_factor": REFINED,
-            },
-        ).to_table()
-        return dict(zip(found["gist"].to_pylist(), _cosines(found["vector"], direction), strict=True))
+    @cached_property
+    def _single(self) -> npt.NDArray[np.float32]:
+        """Cosines of all gists, in single precision."""
+        cosines: npt.NDArray[np.float32] = self._ranking.all_vectors @ self._direction.astype(np.float32)
+        return cosines
 
-    def _cosines(self, direction: npt.NDArray[np.float64], names: pa.Array) -> dict[str, float]:
-        """The cosines of some gists."""
-        found = self._gists.to_table(columns=["gist", "vector"], filter=f"gist in ({_texts(names.to_pylist())})") if len(names) else None
-        return {} if found is None else dict(zip(found["gist"].to_pylist(), _cosines(found["vector"], direction), strict=True))
+    # Words
 
-    def _counts(self, terms: Sequence[str]) -> dict[str, int]:
-        """In how many documents each term is, of those that are counted; 0 where none has it."""
-        counts = {term: 0 for term in terms if is_counted(term)}
-        if counts:
-            rows = self._documents.to_table(columns=["subject", "count"], filter=f"scope = '{TERM}' and subject in ({_texts(counts)})")
-            for term, count in zip(rows["subject"].to_pylist(), rows["count"].to_pylist(), strict=True):
-                counts[term] += count
-        return counts
+    @cached_property
+    def _places(self) -> dict[str, list[tuple[Numbers, Numbers, int]]]:
+        """Where each term of the question is; without those that are counted and are nowhere."""
+        found = zip(self._terms, self._ranking.places(self._terms), strict=True)
+        return {term: parts for term, parts in found if parts or not is_counted(term)}
+
+    @cached_property
+    def _with_words(self) -> tuple[Numbers, Floats]:
+        """The documents with a telling word, in order, and their BM25."""
+        total, ranking = self._ranking.documents, self._ranking
+        having = {term: sum(len(rows) for rows, _, _ in parts) for term, parts in self._places.items()}
+        telling = {term for term in having if not is_counted(term) or having[term] <= COMMON_SHARE * total} or having.keys()
+        scores, tells = np.zeros(total), np.zeros(total, np.bool_)
+        weights = term_weights([having[term] if is_counted(term) else 1 for term in having], total)
+        for (term, parts), weight in zip(self._places.items(), weights.tolist(), strict=True):
+            for rows, often, base in parts:
+                documents = rows + base
+                scores[documents] += weight * saturation(often, ranking.lengths[documents], ranking.mean_length)
+                if term in telling:
+                    tells[documents] = True
+        found = np.flatnonzero(tells)
+        return found, np.round(scores[found], DIGITS)
 
     # Hits
 
-    def _hits(self, orders: Mapping[str, _Order]) -> list[Hit]:
-        """The documents that are shown."""
-        scores = fuse([list(order.best) for order in orders.values()]) if len(orders) > 1 else _only(orders).best_scores()
-        keys = list(scores)[: self._limit]
-        if not keys:
-            return []
-        members = self._rows(["structural_key"], f"{self._found} and structural_key in ({_texts(keys)})")
-        alike = dict(zip(*(column.to_pylist() for column in pc.value_counts(members["structural_key"]).flatten()), strict=True))
-        # One column for all that are alike; the others only where more than what was found has to be looked at.
-        if "text" in orders and self._cut:
-            self._settle(orders["text"], self._members([key for key in keys if key in orders["text"].best]))
-        if "vector" in orders:
-            best = orders["vector"].best
-            short = [key for key in keys if 0 < len(best.get(key, ())) < min(self._per_template, alike[key])]
-            self._complete(orders["vector"], self._members(short))
-        shown: list[tuple[str, int]] = []
-        for key in keys:
-            shown += [(key, row) for row in _merged([order.best.get(key, []) for order in orders.values()])[: self._per_template]]
-        shown = shown[: self._limit]
-        by_row = {row["_rowid"]: row for row in self._rows(_SHOWN, _row_ids(row for _, row in shown)).to_pylist()}
-        cosines, matches = (orders.get(name, _Order()).scores for name in ("vector", "text"))
-        return [
-            Hit(by_row[row], round(scores[key], DIGITS), cosines.get(row), matches.get(row), self._words.get(row, ()), alike[key])
-            for key, row in shown
-        ]
+    def _shown(self, orders: Sequence[_Order], mask: Mask | None, passing: int, limit: int, per_template: int) -> Found:
+        """The best documents of the best templates."""
+        if len(orders) > 1:
+            scores = fuse([order.templates.tolist() for order in orders])
+        else:
+            scores = dict(zip(orders[0].templates.tolist(), orders[0].best.tolist(), strict=True))
+        shown: list[tuple[int, float, int]] = []
+        for template, score in list(scores.items())[:limit]:
+            members = self._ranking.of_template(template)
+            members = members if mask is None else members[mask[members]]
+            lists = [self._best(order, template, members, per_template) for order in orders if template in order.templates]
+            shown += [(number, score, len(members)) for number in _merged(lists)[:per_template]]
+            if len(shown) >= limit:
+                break
+        numbers, ranked, alike = zip(*shown[:limit], strict=True) if shown else ((), (), ())
+        return Found(np.array(numbers, np.int64), np.array([round(score, DIGITS) for score in ranked]), np.array(alike, np.int64), passing)
 
-    def _members(self, keys: Sequence[str]) -> pa.Table:
-        """All documents of some templates that pass."""
-        condition = f"{self._found} and structural_key in ({_texts(keys)})" if keys else "false"
-        return self._rows(["structural_key", "gist", *_KEYS], condition)
+    def _best(self, order: _Order, template: int, members: Numbers, count: int) -> list[int]:
+        """The best documents of a template, of which `members` pass."""
+        which = np.flatnonzero(order.template_of == template)
+        documents, scores = order.documents[which], order.scores[which]
+        if order.is_partial and len(documents) < min(count, len(members)):
+            # Too few have one of the gists that were looked at: now all are.
+            documents = members[self._ranking.gist_of[members] >= 0]
+            scores = self._cosines(self._ranking.gist_of[documents])
+        ranks = self._ranking.ranks[documents]
+        if len(documents) > count:
+            least = np.partition(scores, -count)[-count]
+            equal = scores == least
+            last = np.partition(ranks[equal], (wanted := count - np.count_nonzero(scores > least)) - 1)[wanted - 1]
+            good = (scores > least) | (equal & (ranks <= last))
+            documents, scores, ranks = documents[good], scores[good], ranks[good]
+        found: list[int] = documents[np.lexsort((ranks, -scores))].tolist()
+        return found
 
-    def _settle(self, order: _Order, members: pa.Table) -> None:
-        """Look at the first documents of each template that is shown.
+    def _words_of(self, documents: Numbers) -> list[tuple[str, ...]]:
+        """Which terms of the question each of some documents has; their numbers are sorted."""
+        words: list[list[str]] = [[] for _ in documents]
+        for term, parts in self._places.items() if self._by_words else ():
+            for rows, _, base in parts:
+                at = np.minimum(np.searchsorted(rows, documents - base), len(rows) - 1)
+                for place in np.flatnonzero(rows[at] == documents - base).tolist():
+                    words[place].append(term)
+        return [tuple(terms) for terms in words]
 
-        LanceDB gives some of the documents of one score, not the first; where it gave not all of a template, the first may be as good.
-        """
-        by = _sorted(members, np.zeros(len(members)))
-        first = by[_places(_codes(members["structural_key"])[by]) < self._per_template]
-        known = [row for rows in order.best.values() for row in rows]
-        fresh = sorted(set(members["_rowid"].take(pa.array(first)).to_pylist()) - set(known))
-        if not fresh:
-            return
-        rows = self._rows(["structural_key", "terms", *_KEYS], _row_ids([*known, *fresh]))
-        again = self._ordered(rows, self._scored(rows))
-        for key in pc.unique(members["structural_key"]).to_pylist():
-            # Templates that only another order found may push one out of these.
-            if key in order.best and key in again.best:
-                order.best[key] = again.best[key]
-                order.scores |= {row: again.scores[row] for row in again.best[key]}
-
-    def _complete(self, order: _Order, members: pa.Table) -> None:
-        """Look at all documents of templates that are shown and of which too few have one of the gists that were looked at."""
-        rows = members.filter(pc.is_valid(members["gist"]))
-        if not len(rows):
-            return
-        names = pc.unique(rows["gist"])
-        again = self._ordered(rows, _looked_up(rows["gist"], dict.fromkeys(names.to_pylist(), -1.0) | self._cosines(self._direction, names)))
-        order.best |= again.best
-        order.scores |= again.scores
-
-    def _scored(self, rows: pa.Table) -> npt.NDArray[np.float64]:
-        """How well the words of rows match, and which they have."""
-        scores, has = bm25(pc.split_pattern(rows["terms"].combine_chunks(), " "), *self._wanted)
-        for row, there in zip(rows["_rowid"].to_pylist(), has, strict=True):
-            self._words[row] = tuple(term for term, found in zip(self._wanted[0], there, strict=True) if found)
-        return scores
-
-    def _searched(self) -> Searched:
-        return Searched(self._total, self._passing, len(self._records), *self._span, self._generation.model)
+    def _searched(self, passing: int) -> Searched:
+        index = self._index
+        return Searched(self._ranking.documents, passing, len(index.records), *index.span, index.generation.model)
 
 
-def fuse(orders: Sequence[Sequence[str]], constant: int = FUSION) -> dict[str, float]:
+def fuse(orders: Sequence[Sequence[Key]], constant: int = FUSION) -> dict[Key, float]:
     """Reciprocal rank fusion: the sum, over the orders that have a key, of 1 / (constant + its place); keys by it, the highest first.
 
     Equal sums come by the best place, and then by the order that is given first.
@@ -493,39 +532,10 @@ def check_account(account: str) -> None:
         raise PermanentError(f"{account!r} is no account", where="search", remedy="give 32 bytes in base58, or the name of a program of the registry")
 
 
-def _only(orders: Mapping[str, _Order]) -> _Order:
-    (order,) = orders.values()
-    return order
-
-
 def _merged(lists: Sequence[Sequence[int]]) -> list[int]:
     """Rows of several orders, the first of each before the second of any."""
     longest = max(map(len, lists), default=0)
     return list(dict.fromkeys(rows[place] for place in range(longest) for rows in lists if place < len(rows)))
-
-
-def _sorted(rows: pa.Table, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The order of rows by a score, the least first, and by what orders documents of one score."""
-    ordered = rows.select(_KEYS).append_column("score", pa.array(scores))
-    keys = [(name, "ascending", "at_start") for name in ("score", *_KEYS)]
-    found: npt.NDArray[np.int64] = pc.sort_indices(ordered, keys).to_numpy().astype(np.int64)
-    return found
-
-
-def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Equal texts as equal numbers."""
-    coded = texts.combine_chunks().dictionary_encode()
-    numbers: npt.NDArray[np.int64] = coded.indices.to_numpy().astype(np.int64)
-    return numbers
-
-
-def _places(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each number, how many equal ones are before it."""
-    by = np.argsort(codes, kind="stable")
-    fresh = np.flatnonzero(np.append(True, np.diff(codes[by]) != 0)[: len(by)])
-    places = np.empty(len(by), np.int64)
-    places[by] = np.arange(len(by)) - np.repeat(fresh, np.diff(np.append(fresh, len(by))))
-    return places
 
 
 def _direction(vectors: Vectors, dimension: int) -> npt.NDArray[np.float64]:
@@ -539,25 +549,6 @@ def _direction(vectors: Vectors, dimension: int) -> npt.NDArray[np.float64]:
         raise PermanentError("the question's vector is no direction", where="search", remedy="use another model, or search by words")
     scaled: npt.NDArray[np.float64] = direction / length
     return scaled
-
-
-def _cosines(vectors: pa.ChunkedArray, direction: npt.NDArray[np.float64]) -> list[float]:
-    """Cosines of stored vectors, which have length 1."""
-    matrix = vectors.combine_chunks().flatten().to_numpy().reshape(-1, len(direction)).astype(np.float64)
-    cosines: list[float] = (matrix @ direction).tolist()
-    return cosines
-
-
-def _looked_up(names: pa.ChunkedArray, values: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """The value of each name."""
-    coded = names.combine_chunks().dictionary_encode()
-    of_name = np.array([values[name] for name in coded.dictionary.to_pylist()] or [0.0])
-    found: npt.NDArray[np.float64] = of_name[coded.indices.to_numpy()]
-    return found
-
-
-def _row_ids(rows: Iterable[int]) -> str:
-    return f"_rowid in ({', '.join(map(str, rows))})"
 
 
 def _texts(values: Iterable[str]) -> str:

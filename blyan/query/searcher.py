@@ -353,7 +353,7 @@ class Searcher:
     def _look(self) -> _Held:
         """The open index where it still is the newest, else the newest; and what stands beside it."""
         held, looked = self._held, self._clock()
-        index = held.index if held is not None and self._is_newest(held.index) else self._opened()
+        index = held.index if held is not None and self._is_newest(held.index) else self._opened(held)
         digest = held.digest if held is not None and held.index is index else _digest(index, self.registry)
         return _Held(index, digest, self._stand(index), looked)
 
@@ -362,12 +362,12 @@ class Searcher:
             return False
         return all(bool(dataset.latest_version == dataset.version) for dataset in (index.documents, index.gists))
 
-    def _opened(self) -> OpenIndex:
+    def _opened(self, held: _Held | None) -> OpenIndex:
         try:
             self._check_pointer()
-            index = open_index(self._lake)
+            index = open_index(self._lake, None if held is None else held.index)
             with lance_errors(index.documents.uri):
-                _ = index.records, index.span
+                _ = index.records, index.span, index.ranking
         except (SearchUnavailableError, MissingObjectError):
             raise
         except PermanentError as error:

@@ -497,8 +497,7 @@ class SqlEngine:
         self, sql: str, params: Any, checked: Checked, limits: Limits, at: At | None, pin: Pin | None, skip: int, release: _Admission
     ) -> Answer:
         for take in range(1, TAKES + 1):
-            snapshot = await asyncio.to_thread(self._snapshot, checked, at, pin)
-            views, links = await asyncio.to_thread(_views, self._lake, snapshot, checked.tables)
+            snapshot, views, links = await asyncio.to_thread(self._files, checked, at, pin)
             prefix = {"explain": "explain", "analyze": "explain analyze", "describe": "describe"}.get(checked.kind, "")
             names = tuple(name.replace("/", ".") for name in checked.tables)
             task = Task(checked.sql, prefix, params or [], views, links, skip, names if self._gated else None)
@@ -524,6 +523,10 @@ class SqlEngine:
             await running.close()
 
         return Answer(columns, running.schema, snapshot.reading, running.batches(), done, asked)
+
+    def _files(self, checked: Checked, at: At | None, pin: Pin | None) -> tuple[Snapshot, list[View], list[tuple[str, str]]]:
+        snapshot = self._snapshot(checked, at, pin)
+        return (snapshot, *_views(self._lake, snapshot, checked.tables))
 
     def _snapshot(self, checked: Checked, at: At | None, pin: Pin | None) -> Snapshot:
         if pin is not None:

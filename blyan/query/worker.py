@@ -266,13 +266,15 @@ class Worker:
                 self._current[1].interrupt()
 
     def _fresh(self) -> Any:
-        """A database that nobody has used. It takes 15 ms, so it is made before there is a request for it."""
+        """A database that nobody has used. It takes 11 ms, so it is made before there is a request for it."""
         import duckdb
 
         connection = duckdb.connect(
             ":memory:",
             config={
                 "threads": "1",
+                # The files are on this machine: eight threads that only read cost each database 2 ms, and each statement 1. With none, errors come late.
+                "async_threads": "1",
                 "temp_directory": SPILL,
                 "secret_directory": SPILL,
                 "extension_repository_directory": SPILL,
@@ -304,9 +306,8 @@ class Worker:
             connection.close()
 
     def _run(self, connection: Any, request: Request) -> End:
-        connection.execute(f"set memory_limit = '{request.memory // 1000}KB'")
-        connection.execute(f"set max_temp_directory_size = '{request.spill // 1000}KB'")
-        connection.execute(f"set threads = {int(request.threads)}")
+        memory, spill = f"{request.memory // 1000}KB", f"{request.spill // 1000}KB"
+        connection.execute(f"set memory_limit = '{memory}'; set max_temp_directory_size = '{spill}'; set threads = {int(request.threads)}")
         self._show(connection, request.views)
         # What stands in a setting once it is locked is all that can be had; the order of these three is what counts.
         connection.execute("set allowed_paths = $1", [request.files])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from blyan.lake import Lake
 from blyan.query import lookup
-from blyan.query.lookup import ACCOUNT, DIMENSIONS, HOLDER, MINT, PARTY, PROGRAM, SIGNATURE, Dimension
+from blyan.query.lookup import ACCOUNT, DIMENSIONS, HOLDER, MINT, PARTY, PROGRAM, SIGNATURE, Dimension, Tail
 from blyan.query.records import CursorError, Match, Opened, Question, Records, SnapshotGoneError, Stop, StoppedError
 from blyan.schemas import BLOCK_REWARDS, BLOCKS, TRANSACTIONS, Table
 from blyan.settings import load_settings
@@ -282,6 +282,48 @@ def test_a_lookup_reads_one_row_group_of_a_run(tmp_path: Path, monkeypatch: pyte
     assert len(bounds) == 4_000 // 64 + 1
     held = [number for number, low, high in bounds if low <= lookup.key_of("p77 3") <= high]
     assert len(held) == 1
+
+
+def test_a_lookup_in_the_tail_opens_the_segments_that_have_it(tmp_path: Path) -> None:
+    settings = made_lake(tmp_path, landed=False)
+    lake, source = Lake.from_settings(settings), open_source(settings)
+    landing = Landing(lake, settings.grid)
+    landing.open(40)
+    for slot in range(40, 57):
+        landing.advance(list(source.read(SlotRange(slot, slot))), processed=slot, checkpoint=40)
+    records = Records(lake)
+    rows = records.page(Question(TRANSACTIONS, first_slot=40), rows=1_000).rows
+    wanted = rows.slice(rows.num_rows // 2, 1).to_pylist()[0]
+    match = (Match("signature = ?", (wanted["signature"],)),)
+    question = Question(TRANSACTIONS, match, (SIGNATURE, wanted["signature"]), descending=True, alone=True)
+
+    for _ in range(2):
+        opened, scanned = Opened(), Opened()
+        found = records.page(question, rows=1, opened=opened).rows
+        assert found.equals(records.page(Question(TRANSACTIONS, match, descending=True), rows=1, opened=scanned).rows)
+        assert found["block_slot"].to_pylist() == [wanted["block_slot"]]
+        assert opened.files == 1
+        assert scanned.files > 10
+
+    # What leaves the head is let go of once there is something new, and what came is found.
+    held = records._tail.files
+    landing.advance(list(source.read(SlotRange(57, 59))), processed=59, checkpoint=58)
+    while landing.merge():
+        pass
+    assert records.page(question, rows=1).rows.equals(found)
+    assert records._tail.files < held
+    landing.close()
+
+
+def test_a_tail_that_is_not_kept_is_read(folder: Path) -> None:
+    lake = Lake(str(folder))
+    records = Records(lake)
+    records._tail = Tail(lake, most=0)
+    for value in values_of(records, ACCOUNT):
+        match = (Match(CONDITIONS["account"], (value,)),)
+        found = records.page(Question(TRANSACTIONS, match, (ACCOUNT, value)), rows=10_000)
+        assert found.rows.equals(records.page(Question(TRANSACTIONS, match), rows=10_000).rows)
+    assert all(not len(keys) for keys, _ in records._tail._kept.values())
 
 
 def test_an_update_indexes_only_what_is_new(tmp_path: Path) -> None:

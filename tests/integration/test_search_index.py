@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,14 +17,41 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from search_lake import MODEL, OTHER_MODEL, PAYERS, PROGRAMS, START, BruteForce, documents, embed, slots_of, summaries, write, write_vectors
+from search_lake import (
+    DIMENSION,
+    MODEL,
+    OTHER_MODEL,
+    PAYERS,
+    PROGRAMS,
+    START,
+    BruteForce,
+    documents,
+    embed,
+    slots_of,
+    summaries,
+    write,
+    write_vectors,
+)
 
 from blyan.corpus import search_index
-from blyan.corpus.search_index import POINTER, VERSION, Generation, Pointer, account_of, maintain, open_index, read_pointer, rebuild, write_range
+from blyan.corpus.search_index import (
+    POINTER,
+    VERSION,
+    Generation,
+    OpenIndex,
+    Pointer,
+    account_of,
+    maintain,
+    open_index,
+    read_pointer,
+    rebuild,
+    write_range,
+)
+from blyan.corpus.search_ranking import RankingWriter
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query import search as searching
-from blyan.query.search import Filters, search
+from blyan.query.search import Filters, Question, search
 from blyan.schemas import DOCUMENTS, EMBEDDINGS, SUMMARIES
 from blyan.solana.slots import SlotRange
 
@@ -64,8 +92,8 @@ def hits(index, question, mode, filters=FILTERS["none"], **options):
     return [(name, hit.score, hit.alike) for name, hit in zip(names, answer.hits, strict=True)]
 
 
-def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an account", "slots")) -> None:
-    index, brute = open_index(lake), BruteForce(lake, [slots_of(number).key for number in numbers])
+def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an account", "slots"), last: OpenIndex | None = None) -> OpenIndex:
+    index, brute = open_index(lake, last), BruteForce(lake, [slots_of(number).key for number in numbers])
     assert index.records.keys() == {slots_of(number).key for number in numbers}
     assert sum(record.rows for record in index.records.values()) == len(brute.all)
     for number in numbers:
@@ -74,6 +102,7 @@ def assert_as_brute_force(lake: Lake, numbers, *, filters=("none", "failed", "an
         for mode in ("text", "vector", "hybrid"):
             for name in filters:
                 assert hits(index, question, mode, FILTERS[name]) == brute.search(question, mode, FILTERS[name]), (question, mode, name)
+    return index
 
 
 # Answers
@@ -115,15 +144,14 @@ def test_the_comparison_with_brute_force_can_fail(three, monkeypatch):
     monkeypatch.setattr(searching, "fuse", lambda orders: dict(reversed(fuse(orders).items())))
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) != right
     monkeypatch.undo()
-    monkeypatch.setattr(searching, "bm25", lambda terms, wanted, *_: (np.ones(len(terms)), np.ones((len(terms), len(wanted)), bool)))
+    monkeypatch.setattr(searching, "term_weights", lambda found_in, _documents: np.ones(len(found_in)))
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) != right
     monkeypatch.undo()
     assert hits(index, QUESTIONS[0], "hybrid") != right
     assert hits(index, QUESTIONS[0], "hybrid", FILTERS["failed"]) == right
 
 
-def test_of_many_documents_of_one_score_the_first_are_shown_however_lancedb_cuts_them(lake, monkeypatch):
-    monkeypatch.setattr(searching, "CANDIDATES", 20)
+def test_of_many_documents_of_one_score_the_first_are_shown(lake):
     for number in range(3):
         write_range(lake, write(lake, number, 0, 120))
     brute = BruteForce(lake, [slots_of(number).key for number in range(3)])
@@ -216,10 +244,10 @@ class World:
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=3, max_size=6))
 @settings(max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 def test_no_sequence_of_writes_and_upkeep_changes_an_answer(tmp_path_factory, steps):
-    world = World(Lake(str(tmp_path_factory.mktemp("world"))))
+    world, index = World(Lake(str(tmp_path_factory.mktemp("world")))), None
     for step in steps:
         STEPS[step](world)
-        assert_as_brute_force(world.lake, sorted(world.seeds), filters=("none", "failed"))
+        index = assert_as_brute_force(world.lake, sorted(world.seeds), filters=("none", "failed", "labels"), last=index)
 
 
 def test_each_kind_of_upkeep_after_each_change_leaves_the_answers_alone(lake):
@@ -247,7 +275,7 @@ def test_with_an_index_of_vectors_answers_are_those_without_it(lake, monkeypatch
     """Partitions are all looked into here, so only the compression could change an answer, and what it brings is compared again."""
     monkeypatch.setattr(search_index, "INDEXED_VECTORS", 300)
     monkeypatch.setattr(searching, "COMPARED", 0)
-    monkeypatch.setattr(searching, "PROBES", 1_000)
+    monkeypatch.setattr(search_index, "PROBES", 1_000)
     told, summed = documents(0, 0, 400), summaries(0, 400)
     texts = [
         text.replace(";", f" number {'abcdefghij'[index % 10]}{'klmnopqrst'[index // 10 % 10]}{'uvwxyz'[index // 100]};")
@@ -274,7 +302,7 @@ def test_vectors_are_found_and_not_doubled_when_added_again_after_upkeep(lake):
     world = World(lake)
     maintain(lake, retention_hours=0)
     names = open_index(lake).gists.to_table(columns=["gist"])["gist"]
-    assert search_index._add_vectors(lake, world.current, slots_of(0).key)[1] == 0
+    assert search_index._add_vectors(lake, world.current, slots_of(0).key, RankingWriter(io.BytesIO(), DIMENSION))[0] == 0
     assert open_index(lake).gists.count_rows() == len(names) == len(set(names.to_pylist()))
     world.change(0)
     added = open_index(lake).gists.to_table(columns=["gist"])["gist"].to_pylist()
@@ -430,6 +458,78 @@ def test_a_killed_writer_leaves_the_range_as_it_was_or_as_it_should_be(lake, mom
         assert [hits(open_index(lake), question, mode) for question in QUESTIONS for mode in ("text", "vector")] == before
     assert write_range(lake, slots_of(1)).changed is not changed
     assert_as_brute_force(lake, (0, 1), filters=("none",))
+
+
+# Files for ranking
+
+
+def files_for_ranking(lake: Lake) -> list[str]:
+    return sorted(lake.store.listed(f"search/{read_pointer(lake).current.name}/ranking"))
+
+
+def test_upkeep_leaves_the_files_that_records_name_and_no_others(lake):
+    world = World(lake)
+    for step in ("write b", "change a", "change b"):
+        STEPS[step](world)
+    index = open_index(lake)
+    used = sorted(Path(name).name for name in index.files)
+    folder = f"search/{world.current.name}/ranking"
+    lake.store.put(f"{folder}/000000000000-killed.arrow.unfinished", b"x")
+    assert len(used) < len(files_for_ranking(lake))
+    maintain(lake, retention_hours=24)
+    assert len(used) < len(files_for_ranking(lake)), "readers of the last day may still read them"
+    maintain(lake, retention_hours=0)
+    assert files_for_ranking(lake) == used
+
+
+def test_an_index_that_is_opened_again_keeps_what_did_not_change(lake):
+    world = World(lake)
+    world.write(1)
+    first = open_index(lake)
+    files = dict(first.files)
+    assert open_index(lake, first) is first
+    world.change(1)
+    second = open_index(lake, first)
+    kept = {name for name, arrays in second.files.items() if arrays is files.get(name)}
+    assert {Path(name).name.partition("-")[0] for name in kept} == {slots_of(0).key}
+    assert second.files.keys() == open_index(lake).files.keys()
+    for question in QUESTIONS[:2]:
+        assert hits(second, question, "hybrid", FILTERS["failed"]) == hits(open_index(lake), question, "hybrid", FILTERS["failed"])
+    rebuild(lake)
+    assert not open_index(lake, second).held, "another index has files of its own"
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "message"),
+    [
+        (lambda store, name, _other: store.delete([name]), MissingObjectError, "read again"),
+        (lambda store, name, _other: store.put(name, store.get(name)[:1_000]), PermanentError, "damaged"),
+        (lambda store, name, other: store.put(name, store.get(other)), PermanentError, "its record"),
+    ],
+    ids=["gone", "cut", "another range's"],
+)
+def test_a_file_for_ranking_that_is_not_as_it_was_written_is_told(lake, damage, kind, message):
+    world = World(lake)
+    world.write(1)
+    name, other = open_index(lake).files
+    assert account_of(lake, slots_of(0)).is_exact
+    damage(lake.store, name, other)
+    assert not account_of(lake, slots_of(0)).is_exact
+    assert account_of(lake, slots_of(1)).is_exact
+    with pytest.raises(kind, match=message):
+        hits(open_index(lake), QUESTIONS[0], "text")
+    rebuild(lake)
+    assert_as_brute_force(lake, (0, 1), filters=("failed",))
+
+
+def test_a_question_within_two_filters_gets_what_two_searches_get(three):
+    index = open_index(three[0])
+    question = Question(index, QUESTIONS[0], embed=lambda text: embed([text]))
+    chosen = [FILTERS["none"], FILTERS["failed"], FILTERS["nothing"], FILTERS["slots"]]
+    answers = question.answers([question.find(filters, limit=7, per_template=3) for filters in chosen])
+    for filters, answer in zip(chosen, answers, strict=True):
+        assert answer == search(index, QUESTIONS[0], embed=lambda text: embed([text]), filters=filters, limit=7, per_template=3)
+    assert len({len(answer.hits) for answer in answers}) > 1
 
 
 # Which index readers use

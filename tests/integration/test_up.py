@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blyan.settings import load_settings
-from blyan.up import Child, children, keep_running
+from blyan.up import Child, Ports, children, keep_running
 
 WAIT_S = 30.0
 
@@ -81,15 +82,30 @@ def test_ending_a_child_ends_what_it_started() -> None:
     assert not alive(asyncio.run(watch()))
 
 
+PORTS = Ports(chain=1234, serve=8081, dagster=3000)
+
+
 def test_the_embedded_chain_is_served_to_all_the_others(tmp_path: Path) -> None:
-    family = {child.name: child for child in children(load_settings(), chain_port=1234, dagster_port=3000, home=tmp_path)}
-    assert list(family) == ["chain", "follow", "dagster"]
-    assert family["follow"].environment["BLYAN_RPC_URL"] == family["dagster"].environment["BLYAN_RPC_URL"] == "http://127.0.0.1:1234"
+    family = {child.name: child for child in children(load_settings(), ports=PORTS, home=tmp_path)}
+    assert list(family) == ["chain", "follow", "serve", "index", "dagster"]
+    assert {child.environment["BLYAN_RPC_URL"] for name, child in family.items() if name != "chain"} == {"http://127.0.0.1:1234"}
+    assert len({child.environment["BLYAN_LAKE"] for name, child in family.items() if name != "chain"}) == 1
     assert "1234" in family["chain"].command
+    assert "8081" in family["serve"].command
 
 
 @pytest.mark.parametrize("source", ["rpc", "archive"])
 def test_another_chain_is_not_started(source: str, tmp_path: Path) -> None:
-    family = children(load_settings(source=source), chain_port=1234, dagster_port=3000, home=tmp_path)
-    assert [child.name for child in family] == ["follow", "dagster"]
-    assert "BLYAN_RPC_URL" not in family[0].environment
+    family = children(load_settings(source=source), ports=PORTS, home=tmp_path)
+    assert [child.name for child in family] == ["follow", "serve", "index", "dagster"]
+    assert all("BLYAN_RPC_URL" not in child.environment for child in family)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "true"), ({"serve_anonymous": False}, None), ({"source": "rpc"}, None)],
+    ids=["embedded", "embedded, told not to", "another chain"],
+)
+def test_only_the_embedded_chain_is_open_to_everybody(given: dict[str, Any], said: str | None, tmp_path: Path) -> None:
+    family = {child.name: child for child in children(load_settings(**given), ports=PORTS, home=tmp_path)}
+    assert family["serve"].environment.get("BLYAN_SERVE_ANONYMOUS") == said

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blyan.corpus.terms import bm25, document_counts, is_counted, joined, query_terms, terms_of
+from blyan.corpus.terms import bm25, joined, query_terms, terms_of
 
 KEY = "7M3jYU9pDM4fdraQ2E1GoNHyQyxoRsseNGFDMTtk1rzU"
 
@@ -42,12 +41,11 @@ def test_forms_of_a_word_are_one_term(forms: str) -> None:
 
 
 @given(st.lists(st.text(max_size=40), max_size=8))
+@settings(deadline=None)
 def test_terms_of_a_text_do_not_depend_on_its_company(texts: list[str]) -> None:
     together = terms_of(pa.array(texts, pa.string()))
     assert together.to_pylist() == [terms_of(pa.array([text])).to_pylist()[0] for text in texts]
     assert [text.split() for text in joined(together).to_pylist()] == together.to_pylist(), "a term has no space in it"
-    counted = Counter(term for terms in together.to_pylist() for term in set(terms) if is_counted(term))
-    assert document_counts(together) == counted
 
 
 def test_bm25_is_that_of_the_textbook() -> None:
