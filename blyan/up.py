@@ -80,6 +80,8 @@ def children(settings: Settings, *, ports: Ports, home: Path) -> list[Child]:
         rate = ("--transactions-per-slot", str(settings.embedded_transactions_per_slot), "--seed", str(settings.embedded_seed))
         found.append(Child("chain", (*blyan, "localnet", "--port", str(ports.chain), *rate), late=lambda: _from_checkpoint(settings)))
     found.append(Child("follow", (*blyan, "follow"), environment))
+    if settings.dagster_url is None:
+        serving["BLYAN_DAGSTER_URL"] = f"http://localhost:{ports.dagster}"
     found.append(Child("serve", (*blyan, "serve", "--port", str(ports.serve)), environment | serving))
     found.append(Child("index", (*blyan, "index", "--every", str(INDEX_EVERY_S)), environment))
     dagster = (sys.executable, "-m", "dagster", "dev", "--workspace", str(REPOSITORY / "workspace.yaml"), "--port", str(ports.dagster))

@@ -109,3 +109,11 @@ def test_another_chain_is_not_started(source: str, tmp_path: Path) -> None:
 def test_only_the_embedded_chain_is_open_to_everybody(given: dict[str, Any], said: str | None, tmp_path: Path) -> None:
     family = {child.name: child for child in children(load_settings(**given), ports=PORTS, home=tmp_path)}
     assert family["serve"].environment.get("BLYAN_SERVE_ANONYMOUS") == said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [({}, "http://localhost:3000"), ({"dagster_url": "https://graph.example"}, None)], ids=["up's own", "another"]
+)
+def test_the_page_links_to_the_graph_beside_it(given: dict[str, Any], said: str | None, tmp_path: Path) -> None:
+    family = {child.name: child for child in children(load_settings(**given), ports=PORTS, home=tmp_path)}
+    assert family["serve"].environment.get("BLYAN_DAGSTER_URL") == said
