@@ -408,10 +408,10 @@ class Lake:
 
     # Maintenance: none of it changes what a partition holds, except restore
 
-    def compact(self, table: Table, key: str | None = None) -> None:
-        """Join small files, in one partition or in all."""
+    def compact(self, table: Table, key: str | None = None, *, target_bytes: int = MAX_FILE_BYTES) -> None:
+        """Join small files, in one partition or in all; one that has `target_bytes` already stays as it is."""
         only = None if key is None else [(table.partition_by[0], "=", key)]
-        self._maintain(table, lambda handle: handle.optimize.compact(only, target_size=MAX_FILE_BYTES, writer_properties=_zstd(table)))
+        self._maintain(table, lambda handle: handle.optimize.compact(only, target_size=target_bytes, writer_properties=_zstd(table)))
 
     def z_order(self, table: Table, columns: Sequence[str], key: str | None = None) -> None:
         """Rewrite files so that rows with near values of `columns` lie together, in one partition or in all."""
@@ -503,7 +503,7 @@ class Lake:
         handle = self._find(table)
         if handle is None:
             uri = self._store.uri(table.name)
-            configuration = {"delta.dataSkippingStatsColumns": ",".join(stats_columns(table))}
+            configuration = {"delta.dataSkippingStatsColumns": ",".join(stats_columns(table)), **dict(table.properties)}
             with contextlib.suppress(DeltaError):  # another writer was first; if not, opening it says what is wrong
                 options = self._options or None
                 DeltaTable.create(

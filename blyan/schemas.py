@@ -46,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table: its name in the lake, prose, columns and the columns that order its rows."""
+    """One table: its name in the lake, prose, columns and the columns that order its rows. `properties` are Delta's, beside those that every table has."""
 
     name: str
     prose: str
@@ -54,6 +54,7 @@ class Table:
     key: tuple[str, ...]
     partition_by: tuple[str, ...] = (RANGE_COLUMN,)
     uncompressed: tuple[str, ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()
 
     @property
     def group(self) -> str:

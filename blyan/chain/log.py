@@ -38,6 +38,10 @@ class TreeHeadError(PermanentError):
     """A tree head is none, or is not signed by those who must sign it."""
 
 
+class ForkError(PermanentError):
+    """Two histories of one chain, or a shorter one than before."""
+
+
 class TreeHead(Struct, frozen=True, forbid_unknown_fields=True):
     """A chain at a size.
 

@@ -17,14 +17,10 @@ from pathlib import Path
 import msgspec
 
 from blyan.chain.canonical import NotCanonicalError, encode, parse
-from blyan.chain.log import SignedHead, TreeHead, TreeHeadError, Trust, is_consistent
+from blyan.chain.log import ForkError, SignedHead, TreeHead, TreeHeadError, Trust, is_consistent
 from blyan.ed25519 import SigningKey
 from blyan.errors import MissingObjectError, PermanentError
 from blyan.store import Store
-
-
-class ForkError(PermanentError):
-    """Two histories of one chain, or a shorter one than before."""
 
 
 class Witness:

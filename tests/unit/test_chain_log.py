@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blyan.chain.log import Log, SignedHead, TreeHead, TreeHeadError, Trust, is_consistent, is_entry, joined, read_head
+from blyan.chain.log import ForkError, Log, SignedHead, TreeHead, TreeHeadError, Trust, is_consistent, is_entry, joined, read_head
 from blyan.chain.merkle import EMPTY, Frontier, Tree, is_included, leaf_hash
-from blyan.chain.witness import ForkError, Witness
+from blyan.chain.witness import Witness
 from blyan.ed25519 import SigningKey
 from blyan.errors import PermanentError
 from tests import chain_oracle as oracle
