@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from blyan.chain.commands import app as chain_app
 from blyan.errors import BlyanError, TransientError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ source_app = typer.Typer(help="The block source that the settings choose.", no_a
 app.add_typer(source_app, name="source")
 keys_app = typer.Typer(help="Keys of `blyan serve`.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(chain_app, name="chain")
 
 Output = Literal["table", "json"]
 

@@ -53,11 +53,11 @@ def founded(folder: Path, name: str = "test", *, clock: Clock | None = None) -> 
 
 
 def extended(chains: Chains, chain: str, count: int, *, depends_on: Sequence[Ref] = (), payload: bytes = b"payload", **more: Any) -> list[Block]:
-    """Append blocks in one version, each with a payload of its own."""
+    """Append blocks in one version, each with a payload of its own, or all without one where that is empty."""
     progress = chains.progress(chain)
     offered = []
     for _ in range(count):
-        data = payload + b" %d of " % progress.size + chain.encode()
+        data = payload and payload + b" %d of " % progress.size + chain.encode()
         block = make_block(
             KEY,
             network=chains.network,

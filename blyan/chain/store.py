@@ -149,7 +149,7 @@ class Chains:
         Raises:
             MissingObjectError: there is none at that height.
         """
-        row = next(self.rows(chain, height, height + 1), None) if height >= 0 else None
+        row = next(self.rows(chain, height, height + 1), None) if height >= 0 and self.lake.exists(_of(chain)) else None
         if row is None:
             remedy = f"choose a height below {self.size(chain)}, or sync"
             raise MissingObjectError(f"chain {chain} has no block {height}", where=self.lake.store.uri(_of(chain).name), remedy=remedy)

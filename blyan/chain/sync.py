@@ -56,11 +56,11 @@ class Peer(Protocol):
         """Tops of the subtrees of `SUBTREE` blocks of the log of the first `size` blocks; the last one may have fewer."""
 
 
-@dataclass(frozen=True)
 class LakePeer:
     """The chains of another lake, in a folder or a bucket."""
 
-    chains: Chains
+    def __init__(self, chains: Chains) -> None:
+        self.chains = chains
 
     @property
     def network(self) -> str:
@@ -136,7 +136,7 @@ def sync(chains: Chains, peer: Peer, *, network: str | None = None, fast: bool =
             verified, error = _extend(chains, peer, chain, expected)
             done[chain].verified += verified
             moved += verified
-            waiting = error or waiting
+            waiting = waiting or error
         if waiting is None:
             break
         if not moved:

@@ -293,7 +293,7 @@ def kill_at_random(folder: Path, times: int) -> None:
 
 
 def test_killed_at_any_moment_the_chain_holds(tmp_path: Path) -> None:
-    kill_at_random(tmp_path / "lake", 12)
+    kill_at_random(tmp_path / "lake", 8)
 
 
 @pytest.mark.slow
