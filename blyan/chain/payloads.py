@@ -9,11 +9,12 @@ left is in cold storage, another store of the same layout, and is read from ther
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from blyan.errors import MissingObjectError, PermanentError
-from blyan.store import Store, errors_of
+from blyan.store import Store, errors_of, meaning_of
 
 FOLDER = "chain/payloads"
 
@@ -37,8 +38,12 @@ class Payloads:
         self._store, self._cold = store, cold
         self._folder = store.path(FOLDER)
 
-    def put(self, payload: bytes | Path) -> tuple[str, int]:
-        """Keep a payload, durably; its SHA-256 (hex) and size. Bytes that are there already cost one look.
+    def put(self, payload: bytes | Path, *, durable: bool = True) -> tuple[str, int]:
+        """Keep a payload; its SHA-256 (hex) and size. Bytes that are there already cost one look.
+
+        Args:
+            payload: bytes, or a file.
+            durable: whether it survives a loss of power when this returns; else `sync` sees to that, for many at once.
 
         Raises:
             StoreFullError: no space.
@@ -52,10 +57,15 @@ class Payloads:
         if digest == NOTHING or self._store.size(_name(digest)) == size:
             return digest, size
         if isinstance(payload, bytes):
-            self._store.put(_name(digest), payload)
+            with self._store.create(_name(digest), durable=durable) as upload:
+                upload.stream.write(payload)
         else:
             self._copy(payload, digest)
         return digest, size
+
+    def sync(self, digests: Iterable[str]) -> None:
+        """Make payloads survive a loss of power, side by side."""
+        self._store.sync(_name(digest) for digest in {*digests} - {NOTHING})
 
     def get(self, digest: str) -> bytes:
         """The payload with this SHA-256, from wherever it is.
@@ -83,7 +93,7 @@ class Payloads:
         except MissingObjectError:
             return "payload_sha256", ABSENT
         if length != size:
-            return "payload_size", f"the stored payload has {length} bytes, not {size}"
+            return "payload_size", f"the stored payload has {'more' if length > size else length} bytes, not {size}"
         return None if found == digest else ("payload_sha256", f"the stored payload has SHA-256 {found}")
 
     def move(self, digests: Iterable[str], to: Store) -> int:
@@ -106,13 +116,11 @@ class Payloads:
             return self._cold.get(_name(digest))
 
     def _digest(self, digest: str, size: int) -> tuple[str, int]:
-        """SHA-256 and length of what is stored. A small payload on a disk takes 10 µs, of which Store.open would make 60."""
+        """SHA-256 and length of what is stored, a longer length where it is longer. A small payload on a disk takes 10 µs; `Store.open`, 60."""
         if digest == NOTHING:
             return NOTHING, 0
         if self._store.is_local and size <= PIECE_BYTES:
-            path = f"{self._folder}/{digest[:2]}/{digest[2:4]}/{digest}"
-            with errors_of(path), open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                data = file.read()
+            data = _read_small(f"{self._folder}/{digest[:2]}/{digest[2:4]}/{digest}", size)
             return hashlib.sha256(data).hexdigest(), len(data)
         hashed, length = hashlib.sha256(), 0
         with errors_of(self._store.uri(_name(digest))), self._store.open(_name(digest)) as source:
@@ -129,6 +137,21 @@ class Payloads:
                 upload.stream.write(piece)
             if hashed.hexdigest() != digest:
                 raise PermanentError("the file changed while it was read", where=str(path), remedy="append it when nobody writes it")
+
+
+def _read_small(path: str, size: int) -> bytes:
+    """The bytes of a file, and of a longer one that many and one more."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            data = os.read(descriptor, size + 1)
+            while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+                data += more
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise meaning_of(error, path) from error
+    return data
 
 
 def _name(digest: str) -> str:

@@ -299,9 +299,9 @@ class Chains:
             except InvalidBlockError as error:
                 where = f"{chain}:{item.block.header.height}"
                 located = type(error)(error.reason, field=error.field, where=where, remedy=error.remedy)
-                return pending[:at], located
+                return self._durable(pending[:at]), located
             here[header.height] = Place(item.block.hash, int(header.time_ns), header.kind)
-        return pending, None
+        return self._durable(pending), None
 
     def commit(self, chain: str, rows: Sequence[Row]) -> int:
         """Add rows that were checked, in one version; those that are there already are left out. How many were new.
@@ -345,13 +345,18 @@ class Chains:
             if problem is not None:
                 raise InvalidBlockError(problem[1], field=problem[0])
         else:
-            digest, size = self.payloads.put(payload() if callable(payload) else payload)
+            digest, size = self.payloads.put(payload() if callable(payload) else payload, durable=False)
             if size != header.payload_size:
                 raise InvalidBlockError(f"the payload has {size} bytes, not {header.payload_size}", field="payload_size")
             if digest != header.payload_sha256:
                 raise InvalidBlockError(f"the payload has SHA-256 {digest}", field="payload_sha256")
         if header.chain == "A" and header.kind in governance.KINDS:
             check_rules_payload(header, self.payloads.get(header.payload_sha256), lookup)
+
+    def _durable(self, offered: list[Offered]) -> list[Offered]:
+        """The same, when their payloads survive a loss of power."""
+        self.payloads.sync(item.block.header.payload_sha256 for item in offered if item.payload is not None)
+        return offered
 
     def _without_known(self, chain: str, rows: Sequence[Row], size: int) -> set[int]:
         """The heights that the chain does not have.

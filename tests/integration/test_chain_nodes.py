@@ -29,6 +29,7 @@ from blyan.errors import CommitConflictError, MissingObjectError, PermanentError
 from blyan.lake import Lake
 from blyan.store import Store
 from tests.chains import KEY, KEYS, extended, founded, rewrite, row_of, signed_again
+from tests.object_stores import s3_store
 
 SIGNERS = KEYS[4:7]
 LONG = 2 * SUBTREE + 100
@@ -357,6 +358,21 @@ def test_a_file_that_was_damaged_is_refused_at_its_line(node: Chains, mine: Chai
     replayed = [lines[0], *list(export(other, "D"))[1:]]
     with pytest.raises(CommitConflictError, match="another block 0"):
         import_lines(mine, replayed)
+
+
+def test_chains_in_a_bucket_are_the_same(node: Chains, mine: Chains) -> None:
+    with s3_store() as store:
+        bucket = Chains(store.lake(), clock=node.clock)
+        sync(bucket, LakePeer(node))
+        bucket.write(KEY, "D", "dataset", b"in a bucket")
+        assert all(verify_full(bucket, chain).good for chain in "ABD")
+        digest = bucket.block("D", 8).header.payload_sha256
+        bucket.lake.store.put(f"chain/payloads/{digest[:2]}/{digest[2:4]}/{digest}", b"in a BUCKET")
+        assert [fault.field for fault in verify_full(bucket, "D").faults] == ["payload_sha256"]
+        bucket.lake.store.delete([f"chain/payloads/{digest[:2]}/{digest[2:4]}/{digest}"])
+        assert [fault.what for fault in verify_full(bucket, "D").faults] == ["it is not in the store"]
+        sync(mine, LakePeer(node))
+        assert mine.size("D") == 8
 
 
 # The commands

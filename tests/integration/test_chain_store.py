@@ -208,6 +208,64 @@ def test_the_log_and_the_files_stay_few(tmp_path: Path) -> None:
     assert verify_full(chains, "D").good
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often tables are opened, files of the store read, headers read, and payloads read, while the real thing runs."""
+    from blyan.chain import rules
+    from blyan.chain.payloads import Payloads
+
+    counts = {"tables": 0, "files": 0, "headers": 0, "payloads": 0}
+
+    def count(owner: Any, name: str, what: str) -> None:
+        real = getattr(owner, name)
+
+        def counting(*arguments: Any, **more: Any) -> Any:
+            counts[what] += 1
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Lake, "_find", "tables")
+    count(Lake, "_read_file", "files")
+    count(rules, "read_header", "headers")
+    count(Payloads, "_digest", "payloads")
+    return counts
+
+
+def test_an_append_does_the_same_work_at_any_length(chains: Chains, counted: dict[str, int]) -> None:
+    """The implementation that this replaces reads the whole chain for each."""
+    work = []
+    for length in (10, 2_000):
+        extended(chains, "D", length, payload=b"")
+        chains.write(KEY, "D", "dataset", b"warm %d" % length)
+        counted.update(dict.fromkeys(counted, 0))
+        for number in range(3):
+            chains.write(KEY, "D", "dataset", b"%d at %d" % (number, length))
+        work.append(dict(counted))
+    assert work[0] == work[1]
+    assert work[0] == {"tables": 3, "files": 0, "headers": 6, "payloads": 3}
+
+
+def test_a_verification_reads_everything_once(chains: Chains, counted: dict[str, int]) -> None:
+    """The implementation that this replaces reads the chain again for each of its blocks."""
+    work = []
+    for length in (50, 2_000):
+        extended(chains, "D", length - chains.size("D"), payload=b"", depends_on=[chains.block("A", 0).ref])
+        chains.network  # noqa: B018
+        counted.update(dict.fromkeys(counted, 0))
+        assert verify_full(chains, "D").good
+        work.append((dict(counted), length))
+    for counts, length in work:
+        assert (counts["headers"], counts["payloads"]) == (length + 1, length), "each block, and the one of A that all depend on"
+        assert counts["tables"] <= 6
+        assert counts["files"] <= 4
+    mark = verify_new(chains, "D")
+    extended(chains, "D", 3)
+    counted.update(dict.fromkeys(counted, 0))
+    assert verify_new(chains, "D").blocks == 3
+    assert (mark.blocks, counted["headers"], counted["payloads"]) == (2_000, 3, 3)
+
+
 # Many at once, and killed
 
 

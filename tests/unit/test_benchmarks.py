@@ -93,6 +93,15 @@ def test_the_embedded_chain_prints_its_figures() -> None:
     assert all(figure["value"] > 0 for figure in figures)
 
 
+def test_the_benchmark_of_chains_prints_its_figures() -> None:
+    figures = figures_of("benchmarks/chain.py", "--blocks", "30", "--appends", "2")
+    named = {figure["figure"]: figure["value"] for figure in figures}
+    assert {"blocks_per_cpu_s", "limit_blocks_per_cpu_s", "share_of_library", "append_ms_p50", "fsync_ms_p50", "full_sync_s", "fast_sync_s"} < set(
+        named
+    )
+    assert all(value > 0 for value in named.values())
+
+
 def test_the_embedding_benchmark_prints_its_figures(shared_data: Path) -> None:
     if missing := [name for name in ("onnx", "onnxruntime", "tokenizers", PACKAGE) if importlib.util.find_spec(name) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
