@@ -38,7 +38,7 @@ def sign(chains: Chains, chain: str, key: SigningKey) -> SignedHead:
 
 def newest(heads: list[SignedHead], trust: Trust) -> SignedHead | None:
     """The largest head that is signed well enough; None where none is."""
-    good = [signed for signed in heads if len(signed.signers() & trust.keys) >= trust.threshold]
+    good = [signed for signed in heads if len(signed.signers(trust.keys)) >= trust.threshold]
     return max(good, key=lambda signed: signed.head.size, default=None)
 
 

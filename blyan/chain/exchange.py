@@ -3,7 +3,8 @@
 Belongs here: writing and reading the file. Does not belong here: what is believed of it, which is nothing (`Chains.fitting`).
 
 The first line says what it is, `{"chain":…,"first":…,"format":"blyan chain 1","network":…}`; then there is one line a block, by height,
-`{"header":{…},"payload":"…","signature":"…"}`. Lines are canonical JSON. The payload is base64, and null where it left the store.
+`{"header":{…},"payload":"…","signature":"…"}`. Lines are canonical JSON. The payload is base64, and null where it left the store. One is
+held in memory at a time when it is written, and those of a batch when it is read.
 """
 
 from __future__ import annotations

@@ -76,10 +76,11 @@ class SignedHead(Struct, frozen=True, forbid_unknown_fields=True):
         """The canonical bytes."""
         return encode(self)
 
-    def signers(self) -> set[str]:
-        """The keys whose signatures hold."""
+    def signers(self, keys: Collection[str]) -> set[str]:
+        """Those of some keys whose signatures hold; others are not looked at."""
         message = self.head.message()
-        return {key for key, signature in self.signatures.items() if verify_ed25519(_bytes(key), message, _bytes(signature))}
+        signed = {key: self.signatures[key] for key in keys if key in self.signatures}
+        return {key for key, signature in signed.items() if verify_ed25519(_bytes(key), message, _bytes(signature))}
 
     def signed_by(self, key: SigningKey) -> SignedHead:
         """The same with one more signature."""
@@ -94,6 +95,10 @@ class Trust:
     threshold: int
 
     def __post_init__(self) -> None:
+        if odd := [key for key in self.keys if _HASH.fullmatch(key) is None]:
+            raise TreeHeadError(
+                f"{odd[0]!r} is no public key", where="checkpoint", remedy="give 64 hex digits in lower case, as `blyan chain key` shows them"
+            )
         if not 1 <= self.threshold <= len(self.keys):
             raise TreeHeadError(
                 f"{self.threshold} of {len(self.keys)} keys", where="checkpoint", remedy="ask for one at least, and no more than there are"
@@ -105,7 +110,7 @@ class Trust:
         Raises:
             TreeHeadError: it is not signed as it must be.
         """
-        good = len(signed.signers() & self.keys)
+        good = len(signed.signers(self.keys))
         if good < self.threshold:
             what = f"{good} signatures that count, and {self.threshold} of {len(self.keys)} keys must have signed"
             raise TreeHeadError(what, where=f"{signed.head.chain} at {signed.head.size}", remedy="gather more signatures, or do not trust it")

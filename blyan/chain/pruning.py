@@ -3,6 +3,7 @@
 Belongs here: which payloads may leave. Does not belong here: moving them (`blyan.chain.payloads`).
 
 Those of blocks below a checkpoint, unless a block above it, or one of another chain, has the same payload. Those of A never: they are the rules.
+Who appends a block with one of these payloads at the very moment that it leaves finds it gone: `blyan chain verify` says so, cold storage has it.
 """
 
 from __future__ import annotations

@@ -148,6 +148,14 @@ def place_of(row: Row) -> Place:
     return Place(hashlib.sha256(row.header).hexdigest(), int(header.time_ns), header.kind)
 
 
+def readable_place(row: Row) -> Place | None:
+    """The same; None where the header cannot be read."""
+    try:
+        return place_of(row)
+    except InvalidBlockError:
+        return None
+
+
 def _check_dependency(ref: Ref, place: Place | None, time_ns: int) -> None:
     if place is None:
         raise MissingDependencyError(f"{ref} is not here", field="depends_on", remedy="sync that chain first")

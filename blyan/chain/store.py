@@ -8,7 +8,7 @@ that. Rows are only ever added, and a version that adds height h is written only
 is first, and the other is told so. A killed writer leaves a version or none, and at worst a payload and a file that nobody names.
 
 What an append costs does not depend on the length of the chain: Delta writes a checkpoint of its log every `CHECKPOINTS` versions and keeps
-no older log, files that were replaced are forgotten at once, and every `FOLD` blocks the small files become one, up to `FILE_BYTES`.
+no older log, files that were replaced are forgotten at once and deleted two days later, and small files are joined (`FOLDS`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,19 @@ from blyan.chain import governance
 from blyan.chain.block import CHAINS, GENESIS, Block, InvalidBlockError, Ref, make_block, read_header
 from blyan.chain.canonical import Json
 from blyan.chain.payloads import Payloads
-from blyan.chain.rules import Lookup, Place, Progress, Row, check_rules_payload, check_signature, place_of
+from blyan.chain.rules import Lookup, Place, Progress, Row, check_rules_payload, check_signature, place_of, readable_place
 from blyan.ed25519 import SigningKey
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
-from blyan.lake import Lake
+from blyan.lake import STAGED_HOURS, Lake
 from blyan.schemas import Column, Table
 from blyan.store import Store
 
 CHECKPOINTS = 32
 """Versions of a table's log between two checkpoints of it."""
 
-FOLD = 64
-"""Blocks after which the small files of a chain become one."""
-
-FILE_BYTES = 4 << 20
-"""A file of about 10,000 headers; one this large is not written again."""
+FOLDS = ((4_096, 4 << 20), (64, 256 << 10))
+"""Every so many blocks, files smaller than so many bytes are joined up to that size. So a row is written about four times in all, and a chain of
+100,000 blocks is in some 70 files, most of them of its last 64 blocks."""
 
 WINDOW = 8_192
 """Blocks that are read at once."""
@@ -110,7 +108,7 @@ class Chains:
         self.payloads = Payloads(lake.store, cold)
         self._network: str | None = None
         self._seen: dict[str, Progress] = {}
-        self._places: OrderedDict[tuple[str, int], list[Place]] = OrderedDict()
+        self._places: OrderedDict[tuple[str, int], dict[int, Place]] = OrderedDict()
 
     # Reading
 
@@ -168,13 +166,13 @@ class Chains:
     def place(self, chain: str, height: int) -> Place | None:
         """What a block that depends on another needs to know of it; None where there is none."""
         first = height - height % PLACES
-        known = self._places.pop((chain, first), [])
-        if height >= first + len(known):
-            known = [place_of(row) for row in self.rows(chain, first, first + PLACES)] if height < self.size(chain) else known
+        known = self._places.pop((chain, first), {})
+        if height not in known and len(known) < PLACES and height < self.size(chain):
+            known = {row.height: place for row in self.rows(chain, first, first + PLACES) if (place := readable_place(row)) is not None}
         self._places[chain, first] = known
         while len(self._places) > KNOWN_PLACES:
             self._places.popitem(last=False)
-        return known[height - first] if height < first + len(known) else None
+        return known.get(height)
 
     def progress(self, chain: str) -> Progress:
         """Where a chain is now: the next block is checked against it."""
@@ -243,7 +241,7 @@ class Chains:
                 kind=kind,
                 payload_sha256=digest,
                 payload_size=size,
-                time_ns=max(self.clock(), progress.time_ns),
+                time_ns=max(self.clock(), progress.time_ns, *self._times(depends_on)),
                 depends_on=depends_on,
                 semver=semver,
                 metadata=metadata,
@@ -327,11 +325,13 @@ class Chains:
         last = place_of(rows[-1])
         network = seen.network if seen is not None else None
         self._seen[chain] = Progress(chain, network or self.network, rows[-1].height + 1, last.hash, last.time_ns)
-        if any((row.height + 1) % FOLD == 0 for row in rows):
-            # The blocks are in. Who folds next does what was not done, for want of space or because of another writer.
-            with contextlib.suppress(TransientError):
-                self.lake.compact(table, target_bytes=FILE_BYTES)
+        self._fold(table, rows[0].height, rows[-1].height)
         return done.rows
+
+    def _times(self, refs: Sequence[Ref]) -> list[int]:
+        """When blocks were made: one that depends on them is no older, whatever its maker's clock says."""
+        places = [self.place(ref.chain, ref.height) for ref in refs]
+        return [place.time_ns for place in places if place is not None]
 
     def _last_seen(self, chain: str) -> Progress:
         """A copy of where the chain was when this object last looked or appended; where it is now, if it never did."""
@@ -352,6 +352,17 @@ class Chains:
                 raise InvalidBlockError(f"the payload has SHA-256 {digest}", field="payload_sha256")
         if header.chain == "A" and header.kind in governance.KINDS:
             check_rules_payload(header, self.payloads.get(header.payload_sha256), lookup)
+
+    def _fold(self, table: Table, first: int, last: int) -> None:
+        """Join small files, where the blocks that were appended make it due."""
+        for blocks, size in FOLDS:
+            if (last + 1) // blocks > first // blocks:
+                # The blocks are in. Who folds next does what was not done, for want of space or because of another writer.
+                with contextlib.suppress(TransientError):
+                    self.lake.compact(table, target_bytes=size)
+                    if blocks == FOLDS[0][0]:
+                        self.lake.vacuum(table, retention_hours=STAGED_HOURS)
+                return
 
     def _durable(self, offered: list[Offered]) -> list[Offered]:
         """The same, when their payloads survive a loss of power."""

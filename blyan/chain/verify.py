@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from blyan.chain import marks
-from blyan.chain.block import CHAINS, Header, InvalidBlockError
+from blyan.chain.block import Header, InvalidBlockError
 from blyan.chain.log import ARITY, ForkError, SignedHead, TreeHead, Trust, entry_hash
 from blyan.chain.merkle import Frontier
-from blyan.chain.rules import Lookup, Place, Progress, Row, check_payload, check_signature, place_of
+from blyan.chain.rules import Lookup, Place, Progress, Row, check_payload, check_signature, place_of, readable_place
 from blyan.chain.store import Chains
 from blyan.errors import MissingObjectError
 
@@ -222,9 +222,9 @@ class _Walk:
                 self.frontier.add(entry_hash(row.hash, row.signature))
         if progress.size < report.size and report.mode != "sampled":
             report.add(progress.size, "height", f"blocks {progress.size} to {report.size - 1} are missing")
-        if self.frontier is not None and report.good:
-            report.root = self.frontier.top().hex()
-        report.head, report.time_ns = progress.head, progress.time_ns
+        if self.frontier is not None:
+            report.root = self.frontier.top().hex() if report.good else None
+            report.head, report.time_ns = progress.head, progress.time_ns
 
     def remember(self) -> None:
         """Keep how far the chain was verified."""
@@ -282,18 +282,10 @@ class _Index:
             whole: list[Place | None] = []
             for row in self._chains.rows(chain):
                 whole.extend([None] * (row.height - len(whole)))
-                whole.append(_place(row))
+                whole.append(readable_place(row))
             self._whole[chain] = whole
         whole = self._whole[chain]
         return whole[height] if height < len(whole) else None
-
-
-def _place(row: Row) -> Place | None:
-    """What a block is to others; nothing where it cannot be read."""
-    try:
-        return place_of(row)
-    except InvalidBlockError:
-        return None
 
 
 def _is_last(chains: Chains, mark: marks.Verified) -> bool:
@@ -303,8 +295,3 @@ def _is_last(chains: Chains, mark: marks.Verified) -> bool:
     except MissingObjectError:
         return False
     return row.hash == mark.head == hashlib.sha256(row.header).hexdigest()
-
-
-def verify_all(chains: Chains, *, network: str | None = None) -> list[Report]:
-    """Verify every chain in full."""
-    return [verify_full(chains, chain, network=network) for chain in CHAINS]

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from blyan.chain import marks
+from blyan.chain import marks, store
 from blyan.chain.block import InvalidBlockError, Ref, make_block
 from blyan.chain.dag import Graph
 from blyan.chain.rules import MissingDependencyError
-from blyan.chain.store import CHECKPOINTS, FOLD, TABLES, Chains, Offered
+from blyan.chain.store import CHECKPOINTS, TABLES, Chains, Offered
 from blyan.chain.verify import Report, verify_from, verify_full, verify_new, verify_sampled
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, StoreFullError
 from blyan.lake import Lake
@@ -192,19 +192,24 @@ def test_an_older_block_may_depend_on_no_younger_one(chains: Chains) -> None:
         chains.append("D", [Offered(signed_again(block, depends_on=(expert.ref,)))])
 
 
-def test_the_log_and_the_files_stay_few(tmp_path: Path) -> None:
+def test_the_log_and_the_files_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FOLDS", ((40, 4 << 20), (8, 256 << 10)))
     chains = founded(tmp_path / "lake")
-    for _ in range(FOLD + CHECKPOINTS + 10):
+    count = 3 * CHECKPOINTS
+    sizes = []
+    for _ in range(count):
         chains.write(KEY, "D", "dataset", b"same")
+        sizes.append(len(chains.lake.files(TABLES["D"])))
     log = Path(chains.lake.root) / TABLES["D"].name / "_delta_log"
     checkpoints = sorted(log.glob("*.checkpoint.parquet"))
     assert len(checkpoints) >= 3
     import pyarrow.parquet as pq
 
-    assert len(chains.lake.files(TABLES["D"])) <= FOLD
+    assert max(sizes) <= 9
+    assert len(list(log.glob("*.json"))) < 3 * CHECKPOINTS + 20, "of the last minute; older ones go"
     actions = pq.read_table(checkpoints[-1])
     assert actions["remove"].null_count == actions.num_rows, "what was folded is forgotten"
-    assert [row.height for row in chains.rows("D")] == list(range(FOLD + CHECKPOINTS + 11))
+    assert [row.height for row in chains.rows("D")] == list(range(count + 1))
     assert verify_full(chains, "D").good
 
 
