@@ -378,7 +378,7 @@ def _tell_reports(reports: list[Report], output: Output) -> None:
         for report in reports:
             trusted = f", {report.trusted} by a checkpoint" if report.trusted else ""
             absent = f", {report.absent} pruned" if report.absent else ""
-            state = "good" if report.good else f"{report.fault_count} faults"
+            state = f"{report.fault_count} faults" if not report.good else "good" if report.size else "no blocks"
             typer.echo(
                 f"{report.chain} ({report.mode}): {state}; {report.blocks} of {report.size} blocks{trusted}, {report.signatures} signatures, "
                 f"{report.payloads} payloads of {report.payload_bytes} bytes{absent}"
