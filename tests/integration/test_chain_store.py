@@ -352,7 +352,7 @@ def kill_at_random(folder: Path, times: int) -> None:
         assert verify_new(chains, "D").good
     report = verify_full(chains, "D")
     assert (report.good, report.blocks, report.payloads) == (True, known, known)
-    assert known > times
+    assert known > sum(turn % 3 for turn in range(times))
 
 
 def test_killed_at_any_moment_the_chain_holds(tmp_path: Path) -> None:
@@ -360,6 +360,7 @@ def test_killed_at_any_moment_the_chain_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_killed_hundreds_of_times_the_chain_holds(tmp_path: Path) -> None:
     kill_at_random(tmp_path / "lake", 300)
 
