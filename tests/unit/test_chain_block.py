@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.chain.block import (
@@ -61,6 +61,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_it_is_what_the_rfc_8785_library_writes(value: Any) -> None:
     try:
@@ -303,6 +304,7 @@ def test_a_signature_by_another_key_or_of_another_kind_of_message_is_refused() -
             read_block(GOOD.raw, signature)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_header_with_any_byte_changed_is_another_block_or_none(data: st.DataObject) -> None:
     raw = bytearray(GOOD.raw)
@@ -326,6 +328,7 @@ def test_a_header_with_any_byte_changed_is_another_block_or_none(data: st.DataOb
             read_block(changed, GOOD.signature)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_never_get_past_as_anything_but_an_error(data: bytes) -> None:
     with pytest.raises(InvalidBlockError):

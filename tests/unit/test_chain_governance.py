@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.chain.block import Header, InvalidBlockError, Ref
@@ -146,6 +146,7 @@ def test_nobody_knows_the_parameters_of_a_height_that_has_not_come() -> None:
         chain.governance.trust()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=20), st.integers(1, 8), st.floats(0, 60))
 def test_a_change_is_adopted_exactly_by_the_rule(votes: list[tuple[int, bool]], voters: int, days: float) -> None:
     chain = ChainA(KEYS[:voters])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.chain.log import ForkError, Log, SignedHead, TreeHead, TreeHeadError, Trust, is_consistent, is_entry, joined, read_head
@@ -91,6 +91,7 @@ def test_an_old_size_that_was_not_is_no_beginning(log: Log) -> None:
             log.consistency(*sizes)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.sampled_from([2, 8]), st.data())
 def test_multiproofs_of_both_arities(size: int, arity: int, data: st.DataObject) -> None:
     tree = Tree(LEAVES[:size], arity)
@@ -107,6 +108,7 @@ def test_multiproofs_of_both_arities(size: int, arity: int, data: st.DataObject)
     assert not is_included(shown, size, 10 - arity, proof, tree.root())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 80), st.integers(0, 80), st.integers(2, 9))
 def test_a_frontier_is_the_tree_wherever_it_is_taken_up_again(size: int, more: int, arity: int) -> None:
     frontier = Frontier(arity)

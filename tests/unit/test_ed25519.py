@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blyan.ed25519 import SigningKey, verify_ed25519
@@ -106,6 +106,7 @@ def test_a_nonce_of_small_order_is_refused_though_the_equation_holds() -> None:
     assert not verify_ed25519(key.public, message, signature)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=80))
 def test_a_signature_has_one_form(seed: bytes, message: bytes) -> None:
     key = SigningKey(seed)
@@ -121,6 +122,7 @@ def test_a_signature_has_one_form(seed: bytes, message: bytes) -> None:
     assert not verify_ed25519(SigningKey(hashlib.sha256(seed).digest()).public, message, signature)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 511), st.integers(0, 255))
 def test_any_flipped_bit_is_noticed(bit: int, key_bit: int) -> None:
     key, message = SigningKey(b"\7" * 32), b"message"
