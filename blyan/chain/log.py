@@ -32,6 +32,7 @@ SIGNED_AS = b"blyan tree head 1\n"
 """Stands before the SHA-256 of the canonical head in what is signed."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 class TreeHeadError(PermanentError):
@@ -128,7 +129,7 @@ def read_head(data: bytes) -> SignedHead:
         raise TreeHeadError(f"it is no signed tree head: {error}", where="tree head", remedy="docs/chain.md says what one is") from error
     head = signed.head
     hashes = all(_HASH.fullmatch(value) for value in (head.network, head.root, head.head))
-    if not hashes or head.chain not in CHAINS or not 1 <= head.size <= MAX_INTEGER or not head.time_ns.isdecimal():
+    if not hashes or head.chain not in CHAINS or not 1 <= head.size <= MAX_INTEGER or _TIME.fullmatch(head.time_ns) is None:
         raise TreeHeadError("a field is not as it must be", where="tree head", remedy="docs/chain.md says what one is")
     return signed
 

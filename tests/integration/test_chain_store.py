@@ -192,6 +192,14 @@ def test_an_older_block_may_depend_on_no_younger_one(chains: Chains) -> None:
         chains.append("D", [Offered(signed_again(block, depends_on=(expert.ref,)))])
 
 
+def test_a_block_is_no_older_than_what_it_depends_on_whatever_its_makers_clock_says(chains: Chains) -> None:
+    data = chains.write(KEY, "D", "dataset", b"rows")
+    slow = Chains(chains.lake, clock=lambda: int(data.header.time_ns) - 60 * 10**9)
+    model = slow.write(KEY, "B", "expert", depends_on=[data.ref])
+    assert model.header.time_ns == data.header.time_ns
+    assert verify_full(chains, "B").good
+
+
 def test_the_log_and_the_files_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "FOLDS", ((40, 4 << 20), (8, 256 << 10)))
     chains = founded(tmp_path / "lake")
@@ -536,6 +544,16 @@ def test_a_sample_finds_what_it_happens_to_look_at(copy: Chains) -> None:
     assert faults(verify_sampled(copy, "D", 41)) == [(20, "signature")]
     found = sum(not verify_sampled(copy, "D", 4, seed=seed).good for seed in range(12))
     assert 0 < found < 12
+
+
+def test_what_was_remembered_and_then_damaged_is_not_relied_on(copy: Chains) -> None:
+    assert verify_new(copy, "D").good
+    for damaged in (b"", b"{}", b'{"below":1}'):
+        copy.lake.store.put("chain/marks/verified-D.json", damaged)
+        with pytest.raises(PermanentError, match=r"damaged.*verify in full"):
+            verify_new(copy, "D")
+    copy.lake.store.delete(["chain/marks/verified-D.json"])
+    assert verify_new(copy, "D").blocks == 41
 
 
 def test_a_report_counts_all_faults_and_names_the_first(copy: Chains) -> None:

@@ -210,6 +210,7 @@ def test_a_head_is_read_as_it_is_written_and_nothing_else_is(log: Log) -> None:
     for bad in (
         text.replace(b'"size":5', b'"size":5,"size":5'),
         text.replace(b'"size":5', b'"size":0'),
+        text.replace(b'"time_ns":"5"', b'"time_ns":"' + b"9" * 5_000 + b'"'),
         text.replace(b'"chain":"B"', b'"chain":"C"'),
         text.replace(b'"chain":"B",', b""),
         text.replace(b'"size":5', b'"size": 5'),
@@ -219,6 +220,22 @@ def test_a_head_is_read_as_it_is_written_and_nothing_else_is(log: Log) -> None:
     ):
         with pytest.raises(TreeHeadError):
             read_head(bad)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_bytes_of_any_kind_are_a_head_or_an_error(data: st.DataObject) -> None:
+    raw = bytearray(signed(TreeHead(NETWORK, "B", 5, "ab" * 32, "cd" * 32, "7"), KEYS[0]).encoded())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    try:
+        found = read_head(bytes(raw))
+    except TreeHeadError:
+        return
+    assert found.encoded() == bytes(raw)
+    if found.head != TreeHead(NETWORK, "B", 5, "ab" * 32, "cd" * 32, "7"):
+        assert not found.signers(found.signatures)
 
 
 def test_a_witness_follows_a_log_and_refuses_forks_and_rollbacks(log: Log, witness: Witness, tmp_path: Path) -> None:
