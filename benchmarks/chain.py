@@ -4,7 +4,7 @@
 
 Blocks of D with a payload of 200 bytes each and one dependency, in a folder. Each size has a chain of its own. `blocks_per_cpu_s` is a full
 verification without signatures: every header parsed and written again, hashed, linked, its dependency looked up, its payload opened and hashed,
-the log's leaf and nodes made. Its limit (`limit_blocks_per_cpu_s`) is reading the same rows and payloads and hashing both, and nothing else.
+the log's leaf and nodes made; the best of three passes. Its limit (`limit_blocks_per_cpu_s`) is reading the same rows and payloads and hashing both, and nothing else.
 `signatures_per_cpu_s` is our check on every block, and `share_of_library` is that over what solders does with ready bytes in the same run,
 in turns. `append_ms` is one block more, with its payload durable, in a process that has appended before; its limit (`fsync_ms`) is two small
 files written, synced and renamed, with their folder. `sync` goes from folder to folder. Nothing else should run meanwhile.
@@ -43,6 +43,9 @@ KEY = SigningKey(b"\1" * 32)
 PAYLOAD_BYTES = 200
 BATCH = 4_096
 SIGNATURES = 4_000
+PASSES = 3
+"""The best of so many passes counts, ours and the limit's: the first one finds the files of the payloads in no cache."""
+
 SYNCED = 10_000
 """A longer chain is not synced: every payload waits for the disk, so it would take minutes and say the same."""
 
@@ -106,10 +109,10 @@ def put(chains: Chains, payload: bytes) -> str:
 def verified(chains: Chains, report: dict[str, object]) -> None:
     """Full verification without signatures, signatures alone, both, and one block more."""
     blocks = chains.size("D")
-    worked = cpu(lambda: sound(verify_full(chains, "D", signatures=False)))
+    worked = min(cpu(lambda: sound(verify_full(chains, "D", signatures=False))) for _ in range(PASSES))
     show("blocks_per_cpu_s", blocks / worked, report)
     show("cpu_us_per_block", worked / blocks * 1e6, report)
-    show("limit_blocks_per_cpu_s", blocks / cpu(lambda: hashed(chains)), report)
+    show("limit_blocks_per_cpu_s", blocks / min(cpu(lambda: hashed(chains)) for _ in range(PASSES)), report)
     signatures(chains, report)
     show("with_signatures_blocks_per_cpu_s", blocks / cpu(lambda: sound(verify_full(chains, "D"))), report)
     sound(verify_new(chains, "D"))
