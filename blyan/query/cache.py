@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -34,7 +35,7 @@ from blyan.errors import BlyanError, TransientError
 FORMAT = 1
 """Version of an entry outside the process. Others are misses."""
 
-ENTRY_BYTES = 1 << 20
+ENTRY_BYTES = 2 << 20
 """Rows of a larger answer are streamed and not kept: they would push many smaller ones out."""
 
 WAIT_S = 0.1
@@ -48,6 +49,9 @@ WRITES = 32
 
 OVERHEAD = 1_024
 """Bytes that an entry takes in memory besides its rows, about."""
+
+_HEAVIER = "heavier"
+"""Name under which an entry knows whom to tell that it takes more memory."""
 
 Result = TypeVar("Result")
 
@@ -74,11 +78,17 @@ class Content(Struct, frozen=True, dict=True):
     after: list[Any] | None = None
     format: int = FORMAT
 
-    @property
-    def written(self) -> dict[str, bytes]:
-        """Its rows as they were written in a form, by its name: only in this process, and never a part of what is packed."""
-        found: dict[str, bytes] = self.__dict__.setdefault("_written", {})
+    def written(self, form: str) -> bytes | None:
+        """Its rows in a form, if this process has written them so: that is no part of what is packed."""
+        found: bytes | None = self.__dict__.get(form)
         return found
+
+    def keep_written(self, form: str, rows: bytes) -> bytes:
+        """Remember its rows in a form, for as long as the entry is remembered."""
+        if form not in self.__dict__:
+            self.__dict__[form] = rows
+            self.__dict__.get(_HEAVIER, len)(rows)
+        return rows
 
     def table(self) -> pa.Table:
         """The rows."""
@@ -209,14 +219,6 @@ class Answers:
         self._tell("hit memory")
         return found[0]
 
-    def heavier(self, key: str, more: int) -> None:
-        """An entry has more bytes in memory than when it came."""
-        if key in self._held:
-            content, weight = self._held[key]
-            self._held[key] = (content, weight + more)
-            self.bytes += more
-            self._shrink()
-
     async def get(self, key: str, compute: Callable[[], Coroutine[Any, Any, Content | None]], *, settled: bool) -> tuple[Content | None, str]:
         """An answer, and where it came from: `memory`, the name of a room, `computed`, or `joined` where another computed it.
 
@@ -278,7 +280,7 @@ class Answers:
             task.exception()  # looked at, so that nobody is warned where all who waited went away
 
     async def _fetched(self, key: str, compute: Callable[[], Awaitable[Content | None]], settled: bool) -> tuple[Content | None, str]:
-        lacking = []
+        lacking: list[Room] = []
         for room, reading, _ in self._rooms:
             if room.lasting and not settled:
                 continue
@@ -347,8 +349,16 @@ class Answers:
             return
         _, before = self._held.pop(key, (content, 0))
         self._held[key] = (content, weight)
+        content.__dict__[_HEAVIER] = partial(self._heavier, key, content)
         self.bytes += weight - before
         self._shrink()
+
+    def _heavier(self, key: str, content: Content, more: bytes) -> None:
+        held, weight = self._held.get(key, (None, 0))
+        if held is content:
+            self._held[key] = (content, weight + len(more))
+            self.bytes += len(more)
+            self._shrink()
 
     def _shrink(self) -> None:
         while self.bytes > self._most:

@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -230,8 +230,8 @@ class Asked:
         self.sql, self.params, self.checked, self.snapshot, self.skip, self.limits = sql, params, checked, snapshot, skip, limits
         self.running: Running | None = None
 
-    def of(self, snapshot: Snapshot) -> Asked:
-        """The same of another snapshot."""
+    def of(self, snapshot: Snapshot | None) -> Asked:
+        """The same of another snapshot, or of whichever there will be."""
         return Asked(self.sql, self.params, self.checked, snapshot, self.skip, self.limits)
 
     def more(self) -> bool:
@@ -255,8 +255,10 @@ class Asked:
         return self.checked.kind == "rows" and not self.checked.volatile and self.limits.threads == 1 and self.snapshot is not None
 
     def content_key(self) -> str:
-        """Of the rows and their order: with the files, because a page goes on where the one before ended, and without ORDER BY that is a
-        matter of files."""
+        """Of the rows and their order.
+
+        The files are part of it: a page goes on where the one before ended, and without ORDER BY that is a matter of files.
+        """
         assert self.snapshot is not None
         return key_of(self.cache_key(), self.snapshot.layout)
 
@@ -276,6 +278,17 @@ class Asked:
         answer = Answer([Column(*each) for each in content.columns], table.schema, self.snapshot.reading, given(), done, self)
         answer.content, answer.source = content, source
         return answer
+
+
+class Recalled(NamedTuple):
+    """Rows that are remembered, and what is said of them now: as of an `Answer`, by the same names."""
+
+    content: Content
+    reading: Reading
+    rows_count: int
+    truncated: bool
+    cursor: str | None
+    digest: str
 
 
 class SqlEngine:
@@ -415,7 +428,7 @@ class SqlEngine:
                     raise
         raise AssertionError("a loop that returns or raises")
 
-    async def recalled(self, asked: Asked) -> Answer | None:
+    async def recalled(self, asked: Asked) -> Recalled | None:
         """The answer to what was asked before, if this process remembers one that holds now: nothing is parsed, and nothing runs.
 
         Args:
@@ -429,7 +442,10 @@ class SqlEngine:
         snapshot = await self._look(asked.checked, None, None)
         asked = asked.of(snapshot)
         content = self._answers.peek(asked.content_key())
-        return None if content is None else asked.answer(content, "memory")
+        if content is None:
+            return None
+        cursor = asked.cursor(content.count) if content.truncated else None
+        return Recalled(content, snapshot.reading, content.count, content.truncated, cursor, content.digest)
 
     async def pin(self, answer: Answer) -> str:
         """Keep an answer's statement, versions and digest; returns the SHA-256 that `again` takes.
