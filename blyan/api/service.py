@@ -36,6 +36,7 @@ from blyan.errors import BlyanError, TransientError
 from blyan.lake import Lake
 from blyan.query.cache import Answers, Content, Looks, Room
 from blyan.query.chat_model import ChatModel
+from blyan.query.hot_answers import WRITTEN_EVERY_S, Counts
 from blyan.query.kept_answers import KeptAnswers
 from blyan.query.records import CursorError, Look, Page, Question, Records, SnapshotGoneError, Stop
 from blyan.query.search import Mode
@@ -92,7 +93,9 @@ class Service:
         self.model = ChatModel.from_settings(settings)
         self.answers = self._remembering() if settings.answers_memory_mb else None
         self.looks = Looks(side_by_side=not self.lake.store.is_local)
-        self._engine = SqlEngine.from_settings(settings, self.answers)
+        self._counts = Counts(self.lake)
+        self._counting: asyncio.Task[None] | None = None
+        self._engine = SqlEngine.from_settings(settings, self.answers, self._counts.note)
         self._opening: asyncio.Task[SqlEngine] | None = None
         self.questions = Lane("question", THREADS, SHARE)
         self.searcher = Searcher(self.lake, settings)
@@ -112,6 +115,19 @@ class Service:
 
     def _told(self, event: str) -> None:
         self.metrics.cache.labels(event).inc()
+        if self.answers is not None and event != "hit memory":
+            self.metrics.cache_bytes.set(self.answers.bytes)
+            for room, state in self.answers.state.items():
+                self.metrics.cache_paused.labels(room).set(state == "paused")
+
+    async def _say_counts(self) -> None:
+        """Say what is asked often, for those who make it again ahead; a lake that does not take it is told later."""
+        while True:
+            await asyncio.sleep(WRITTEN_EVERY_S)
+            try:
+                await asyncio.to_thread(self._counts.write)
+            except BlyanError as error:
+                log.warning("what is asked often cannot be written: %s", error)
 
     async def warm(self) -> None:
         """Import and open what the first question would wait for. A lake that cannot be read is told by /readyz, and ends nothing."""
@@ -123,6 +139,8 @@ class Service:
     async def open(self) -> None:
         """Start the processes that run SQL; nobody who does not ask for SQL waits for them."""
         self._opening = asyncio.create_task(self._engine.__aenter__())
+        if self.answers and self.settings.hot_answers:
+            self._counting = asyncio.create_task(self._say_counts())
         await self.warm()
 
     async def sql(self) -> SqlEngine:
@@ -289,6 +307,12 @@ class Service:
                 await self._engine.__aexit__(None, None, None)
         if self.model is not None:
             await self.model.aclose()
+        if self._counting is not None:
+            self._counting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._counting
+            with suppress(BlyanError):
+                await asyncio.to_thread(self._counts.close)
         await self.hub.close()
         await self.rates.close()
         self.questions.close()

@@ -310,7 +310,7 @@ class Answers:
         except (BlyanError, TimeoutError) as error:
             self._failed(room, breaker, error)
             return None
-        breaker.succeeded()
+        self._succeeded(room, breaker)
         return found
 
     def _send(self, key: str, content: Content, rooms: list[Room]) -> None:
@@ -334,14 +334,20 @@ class Answers:
             except BlyanError as error:
                 self._failed(room, writing, error)
             else:
-                writing.succeeded()
+                self._succeeded(room, writing)
                 self._tell(f"put {room.name}")
 
     def _failed(self, room: Room, breaker: Breaker, error: Exception) -> None:
-        self._tell(f"{room.name} failed")
         if breaker.closed:
             log.warning("answers are not remembered in %s for now", room.name, extra={"error": f"{type(error).__name__}: {error}"})
         breaker.failed()
+        self._tell(f"{room.name} failed")
+
+    def _succeeded(self, room: Room, breaker: Breaker) -> None:
+        paused = not breaker.closed
+        breaker.succeeded()
+        if paused:
+            self._tell(f"{room.name} answers again")
 
     def _hold(self, key: str, content: Content) -> None:
         weight = len(content.rows) + OVERHEAD

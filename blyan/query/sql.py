@@ -303,6 +303,7 @@ class SqlEngine:
         spool_bytes, spool_s: of results of long queries together, and for how long they are kept.
         gated: False lets statements through unread, for tests of what holds then.
         answers: that are remembered; None: every statement runs.
+        noted: told of each statement that is asked as of now and is of the kind that is remembered.
     """
 
     def __init__(
@@ -318,8 +319,10 @@ class SqlEngine:
         spool_s: float = 86_400.0,
         gated: bool = True,
         answers: Answers | None = None,
+        noted: Callable[[Asked], None] | None = None,
     ) -> None:
         self._lake, self._gated, self._answers = lake, gated, answers
+        self._noted = noted or (lambda _: None)
         self._checks: OrderedDict[tuple[str, bytes], Checked] = OrderedDict()
         self._looks = Looks(side_by_side=not lake.store.is_local)
         self.folder = folder or (Path(lake.store.path("query")) if lake.store.is_local else Path(".blyan/query").absolute())
@@ -332,11 +335,12 @@ class SqlEngine:
         self._jobs: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings, answers: Answers | None = None) -> SqlEngine:
+    def from_settings(cls, settings: Settings, answers: Answers | None = None, noted: Callable[[Asked], None] | None = None) -> SqlEngine:
         """The engine that the settings describe."""
         return cls(
             Lake.from_settings(settings),
             answers=answers,
+            noted=noted,
             folder=Path(settings.query_folder).absolute() if settings.query_folder else None,
             processes=settings.query_processes or cores(),
             memory=settings.query_memory_mb << 20,
@@ -417,7 +421,11 @@ class SqlEngine:
         for take in range(1, TAKES + 1):
             asked = Asked(sql, params, checked, await self._look(checked, at, pin), skip, limits)
             try:
-                return await (self._remembered(self._answers, asked, caller) if asked.is_remembered() else self._once(asked, caller))
+                if not asked.is_remembered():
+                    return await self._once(asked, caller)
+                if take == 1 and at is None and cursor is None:
+                    self._noted(asked)
+                return await self._remembered(self._answers, asked, caller)
             except MissingObjectError:
                 # As in `_answer`: maintenance was between the look at the log and the first look at the file.
                 self._snapshots.forget()
@@ -444,6 +452,7 @@ class SqlEngine:
         content = self._answers.peek(asked.content_key())
         if content is None:
             return None
+        self._noted(asked)
         cursor = asked.cursor(content.count) if content.truncated else None
         return Recalled(content, snapshot.reading, content.count, content.truncated, cursor, content.digest)
 
@@ -458,7 +467,7 @@ class SqlEngine:
             raise PermanentError(f"{', '.join(answer.volatile)} gives another value each time", remedy="put the value in as a parameter, then pin it")
         if asked.snapshot is None or asked.limits.threads != 1:
             raise PermanentError("this answer cannot be given again row for row", remedy="ask for it on one core, of tables of the lake")
-        kept = Kept(asked.sql, _packed(asked.params), asked.snapshot.pin, asked.skip, answer.rows_count, answer.digest, _duckdb())
+        kept = Kept(asked.sql, packed_params(asked.params), asked.snapshot.pin, asked.skip, answer.rows_count, answer.digest, _duckdb())
         return await asyncio.to_thread(self._lake.put_blob, msgspec.json.encode(kept, order="deterministic"))
 
     async def again(self, pin: str, *, limits: Limits | None = None, caller: str = "") -> Answer:
@@ -655,7 +664,7 @@ class SqlEngine:
         if not isinstance(sql, str):
             raise RefusedError("a statement is text", remedy="give one SELECT")
         if self._gated:
-            place = (sql, msgspec.json.encode(_packed(params))) if len(sql) <= CHECKED_BYTES else None
+            place = (sql, msgspec.json.encode(packed_params(params))) if len(sql) <= CHECKED_BYTES else None
             if place is not None and place in self._checks:
                 self._checks.move_to_end(place)
                 return self._checks[place]
@@ -847,11 +856,11 @@ def _until(table: Table, slot: int | None) -> str:
 
 
 def _asked(checked: Checked, params: Any) -> str:
-    return _sha([checked.normalised, _packed(params)])
+    return _sha([checked.normalised, packed_params(params)])
 
 
-def _packed(params: Any) -> Any:
-    """Parameters as JSON has them.
+def packed_params(params: Any) -> Any:
+    """Parameters as JSON has them; `blyan.query.worker.unpacked` undoes it, value by value.
 
     Raises:
         StatementError: one is of a type that no parameter may have.
