@@ -326,8 +326,8 @@ class Answers:
 
     async def _spread(self, key: str, content: Content, rooms: list[Room]) -> None:
         packed = content.packed()
-        for room, _, writing in self._rooms:
-            if room not in rooms or not writing.admits():
+        for room, reading, writing in self._rooms:
+            if room not in rooms or not reading.closed or not writing.admits():
                 continue
             try:
                 await room.put(key, packed)
