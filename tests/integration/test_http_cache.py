@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,20 +245,22 @@ def test_a_dead_redis_slows_nobody_and_a_live_one_is_shared(settings: Settings, 
     try:
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
-        with served(settings, tmp_path / "one", **own) as one, served(settings, tmp_path / "other", **own) as other:
-            with one.client(key_for(lake)) as asking, other.client(key_for(lake)) as again:
-                assert status(ask(asking, COUNT)) == "blyan; fwd=miss; stored"
-                until(lambda: held(redis))  # it is put there while nobody waits
-                assert status(ask(again, COUNT)) == "blyan; hit; detail=redis"
-                assert ask(again, COUNT).json()["rows"] == ask(asking, COUNT).json()["rows"]
-                redis.freeze()
-                took = []
-                for number in range(30):
-                    began = time.perf_counter()
-                    assert status(ask(asking, f"select {number}")) == "blyan; fwd=miss; stored"
-                    took.append(time.perf_counter() - began)
-                assert sorted(took)[20] < 1.0, "most wait for nothing"
-                redis.stop()
-                assert status(ask(asking, COUNT)) == "blyan; hit"
+        with (
+            served(settings, tmp_path / "one", **own) as one,
+            served(settings, tmp_path / "other", **own) as other,
+            one.client(key_for(lake)) as asking,
+            other.client(key_for(lake)) as again,
+        ):
+            assert status(ask(asking, COUNT)) == "blyan; fwd=miss; stored"
+            until(lambda: held(redis))  # it is put there while nobody waits
+            assert status(ask(again, COUNT)) == "blyan; hit; detail=redis"
+            assert ask(again, COUNT).json()["rows"] == ask(asking, COUNT).json()["rows"]
+            redis.freeze()
+            for number in range(30):
+                assert status(ask(asking, f"select {number}")) == "blyan; fwd=miss; stored"
+            happened = events(asking)
+            assert happened["redis failed"] < 15 < happened["miss"], "most wait for nothing"
+            redis.stop()
+            assert status(ask(asking, COUNT)) == "blyan; hit"
     finally:
         redis.stop()

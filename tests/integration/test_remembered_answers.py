@@ -423,7 +423,7 @@ def test_a_full_disk_costs_that_it_is_not_kept(tmp_path: Path) -> None:
 
         assert asyncio.run(lived()) == ["computed", "memory", "computed"]
         assert events["lake failed"] >= 1
-        assert not [path for path in folder.rglob("*.unfinished")]
+        assert not list(folder.rglob("*.unfinished"))
 
 
 # In Redis
@@ -442,9 +442,9 @@ def entry(number: int) -> Content:
     return Content(rows_in_bytes(rows.to_batches(), rows.schema), 1, str(number), False)
 
 
-def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[list[str]], Counter[str], list[float]]:
-    """Where answers came from, in rounds by a replica each; with what happened, and how long each took."""
-    events, took = Counter[str](), list[float]()
+def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[list[str]], Counter[str]]:
+    """Where answers came from, in rounds by a replica each; with what happened."""
+    events = Counter[str]()
 
     async def lived() -> list[list[str]]:
         found = []
@@ -457,9 +457,7 @@ def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[
                 async def compute(number: int = number) -> Content:
                     return entry(number)
 
-                began = time.perf_counter()
                 content, source = await answers.get(key(number), compute, settled=False)
-                took.append(time.perf_counter() - began)
                 assert content == entry(number)
                 sources.append(source)
             await answers.close()
@@ -468,11 +466,11 @@ def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[
                 await asyncio.to_thread(between)
         return found
 
-    return asyncio.run(lived()), events, took
+    return asyncio.run(lived()), events
 
 
 def test_replicas_share_what_one_computed(redis: RedisServer) -> None:
-    found, events, _ = sources_of(redis.url, [1, 2, 1], [1, 2, 3])
+    found, events = sources_of(redis.url, [1, 2, 1], [1, 2, 3])
     assert found == [["computed", "computed", "memory"], ["redis", "redis", "computed"]]
     assert events["put redis"] == 3
 
@@ -480,10 +478,9 @@ def test_replicas_share_what_one_computed(redis: RedisServer) -> None:
 @pytest.mark.parametrize("how", ["stop", "freeze"])
 def test_a_redis_that_dies_half_way_costs_one_short_wait(redis: RedisServer, how: str) -> None:
     """Killed, or taking connections and answering nothing; each replica finds out once, and hundred answers are given meanwhile."""
-    found, events, took = sources_of(redis.url, [1], list(range(100)), between=getattr(redis, how))
+    found, events = sources_of(redis.url, [1], list(range(100)), between=getattr(redis, how))
     assert found[1] == ["computed"] * 100
-    assert events["redis failed"] <= 4, "asked once, and put once, by each replica"
-    assert sum(each > 0.05 for each in took) <= 3, "only those who found out have waited"
+    assert 1 <= events["redis failed"] <= 3, "asked once, and not again for a while"
 
 
 def test_a_redis_that_comes_back_is_used_again(redis: RedisServer) -> None:
@@ -512,26 +509,28 @@ def test_what_is_not_what_was_put_is_a_miss(redis: RedisServer, damage: str) -> 
         await client.aclose()
 
     asyncio.run(spoil())
-    found, events, _ = sources_of(redis.url, [1])
+    found, events = sources_of(redis.url, [1])
     assert found == [["computed"]]
     assert events["redis damaged"] + events["redis failed"] >= 1
 
 
-def test_a_room_that_hangs_is_given_up(tmp_path: Path) -> None:
+def test_a_room_that_hangs_is_given_up_and_not_asked_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
     class Hanging(KeptAnswers):
         async def get(self, key: str) -> bytes | None:
-            await asyncio.sleep(60)
+            asked.append(key)
+            await asyncio.sleep(3_600)
             raise TransientError(key)
 
-    async def lived() -> float:
+    async def lived() -> None:
         answers = Answers(1 << 20, [Hanging(Lake(str(tmp_path)), 1_000)])
 
         async def compute() -> Content:
             return entry(1)
 
-        began = time.perf_counter()
         for number in range(50):
             await answers.get(key(number), compute, settled=True)
-        return time.perf_counter() - began
 
-    assert asyncio.run(lived()) < 30, "one wait, not fifty"
+    asyncio.run(lived())
+    assert len(asked) == 1
