@@ -205,7 +205,7 @@ class Service:
         for tries in range(1, TRIES + 1):
             try:
                 if self.answers is None or asked_of(request.scope).fresh:
-                    asked_of(request.scope).sources.append("fresh")
+                    asked_of(request.scope).sources.append("fresh" if self.answers else "none")
                     return await self._read(request, caller, question, rows, cursor=cursor)
                 return await self._remembered(self.answers, request, caller, question, rows, cursor)
             except CursorError as error:

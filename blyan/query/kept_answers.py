@@ -41,6 +41,9 @@ RENEWED_S = 3_600.0
 ORPHANED_S = 600.0
 """Seconds for which a content may have no entry: its writer is between the two."""
 
+BLOCK_BYTES = 4_096
+"""What a file takes at least: so many small contents count for what they take."""
+
 SWEPT_TO = 0.9
 """Of the bound: what a sweep leaves."""
 
@@ -56,9 +59,8 @@ class Entry(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep found, and what it deleted."""
+    """Bytes of contents that a sweep left, and how many entries and contents it deleted."""
 
-    entries: int
     bytes: int
     entries_deleted: int
     contents_deleted: int
@@ -135,7 +137,7 @@ class KeptAnswers:
             self._put(_content(digest), content)
         self._enter(key, digest, len(content))
         with self._turn:
-            self._written += len(content)
+            self._written += _room(len(content))
             due = self._written > self._most // 8
             if due:
                 self._written = 0
@@ -143,27 +145,35 @@ class KeptAnswers:
             self.sweep()
 
     def sweep(self) -> Swept:
-        """Delete the oldest entries until the contents of the others are within the bound, and contents that no entry names."""
+        """Where contents have more than the bound: delete the oldest entries until those of the others have not, and contents that no entry names.
+
+        Entries are read only then: within the bound, a sweep is a look at sizes.
+        """
+        contents = self._store.walk(CONTENTS)
+        stands = sum(map(_room, filter(None, self._store.sizes(contents))))
+        if stands <= self._most:
+            return Swept(stands, 0, 0)
         standing = [name.rpartition("/")[2] for name in self._store.walk(INDEX)]
         entries = sorted(filter(None, map(self._entry, standing)), key=lambda entry: entry.kept_at, reverse=True)
-        most = self._most if sum({entry.content: entry.bytes for entry in entries}.values()) <= self._most else self._most * SWEPT_TO
+        named = sum({entry.content: _room(entry.bytes) for entry in entries}.values())
+        most = self._most if named <= self._most else self._most * SWEPT_TO
         kept: dict[str, int] = {}
         left: list[Entry] = []
         total = 0
         for entry in entries:
-            more = 0 if entry.content in kept else entry.bytes
+            more = 0 if entry.content in kept else _room(entry.bytes)
             if total + more > most:
                 left.append(entry)
             else:
                 kept[entry.content], total = entry.bytes, total + more
         self._store.delete([_index(entry.key) for entry in left])
         gone = {entry.content for entry in left} - kept.keys()
-        names = [name.rpartition("/")[2] for name in self._store.walk(CONTENTS)]
+        names = [name.rpartition("/")[2] for name in contents]
         orphans = [name for name in names if name not in kept and (name in gone or self._now() - self._changed_at(name) > ORPHANED_S)]
         self._store.delete([_content(name) for name in orphans])
         for _ in left:
             self._tell("lake evicted")
-        return Swept(len(entries) - len(left), total, len(left), len(orphans))
+        return Swept(total, len(left), len(orphans))
 
     def _changed_at(self, name: str) -> float:
         folder, _, base = _content(name).rpartition("/")
@@ -182,6 +192,10 @@ class KeptAnswers:
     def _put(self, name: str, data: bytes) -> None:
         with self._store.create(name, durable=False) as upload:
             upload.stream.write(data)
+
+
+def _room(size: int) -> int:
+    return max(size, BLOCK_BYTES)
 
 
 def _index(key: str) -> str:
