@@ -109,7 +109,7 @@ def statements(draw: st.DrawFn) -> str:
     low = draw(st.integers(0, 10))
     slots = draw(st.sampled_from(["", "t.block_slot between {0} and {1}", "t.block_slot >= {0}", "t.block_slot < {1}"])).format(low, low + 3)
     vote = draw(st.sampled_from(["", "t.is_vote is distinct from true", "t.status = 'Success'"]))
-    moment = draw(st.sampled_from(["", "t.block_timestamp < timestamptz '2030-01-01'", "t.slot_range = '000000000004'"]))
+    moment = draw(st.sampled_from(["", "t.block_timestamp < timestamptz '2030-01-01'", "t.fee > 5000"]))
     where = " and ".join(filter(None, [slots, vote, moment])) or "true"
     join = draw(st.sampled_from(["", "join solana.blocks b on b.slot = t.block_slot", "left join solana.slot_status b on b.slot = t.block_slot"]))
     select, tail = draw(
