@@ -38,9 +38,6 @@ FORMAT = 1
 ENTRY_BYTES = 2 << 20
 """Rows of a larger answer are streamed and not kept: they would push many smaller ones out."""
 
-WAIT_S = 0.1
-"""Seconds for a room outside the process to give an entry: about what a small statement takes."""
-
 PAUSE_S = 5.0
 """Seconds for which a room that failed is not asked."""
 
@@ -128,10 +125,12 @@ class Room(Protocol):
     Attributes:
         name: for metrics, and for those who ask where an answer came from.
         lasting: whether it keeps entries for good, so that those of the tail are not put there: they are of use for a second.
+        wait_s: seconds for it to give an entry; beyond, it has failed.
     """
 
     name: str
     lasting: bool
+    wait_s: float
 
     async def get(self, key: str) -> bytes | None:
         """An entry; None where there is none, or what is there is not what was put.
@@ -305,7 +304,7 @@ class Answers:
         if not breaker.admits():
             return None
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(room.wait_s):
                 found = await room.get(key)
         except (BlyanError, TimeoutError) as error:
             self._failed(room, breaker, error)

@@ -35,6 +35,9 @@ FOLDER = "serving/answers"
 
 INDEX, CONTENTS = f"{FOLDER}/index", f"{FOLDER}/contents"
 
+WAIT_S = 1.0
+"""Seconds for the lake to give an entry: two small objects, which a bucket gives in a tenth of it."""
+
 RENEWED_S = 3_600.0
 """Seconds after which an entry that is read is written again."""
 
@@ -78,6 +81,7 @@ class KeptAnswers:
 
     name = "lake"
     lasting = True
+    wait_s = WAIT_S
 
     def __init__(self, lake: Lake, most_bytes: int, tell: Callable[[str], None] = lambda _: None, *, now: Callable[[], float] = time.time) -> None:
         self._store, self._most, self._tell, self._now = lake.store, most_bytes, tell, now

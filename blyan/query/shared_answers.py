@@ -18,8 +18,8 @@ from blyan.errors import SettingError, TransientError
 LASTS_S = 3_600
 """Seconds for which Redis keeps an entry: beyond, the lake has what is asked for often."""
 
-TIMEOUT_S = 0.1
-"""Seconds for Redis to answer."""
+TIMEOUT_S = 0.25
+"""Seconds for Redis to answer, as for the counting of rates."""
 
 PREFIX = "blyan:answer:"
 
@@ -39,6 +39,7 @@ class SharedAnswers:
 
     name = "redis"
     lasting = False
+    wait_s = TIMEOUT_S
 
     def __init__(self, url: str, tell: Callable[[str], None] = lambda _: None) -> None:
         from redis.asyncio import Redis
@@ -80,8 +81,8 @@ class SharedAnswers:
         from redis.exceptions import RedisError
 
         try:
-            # The client's own timeouts are of one read or write, and of connecting; this is of all of it.
-            async with asyncio.timeout(2 * TIMEOUT_S):
+            # The client's own timeouts are of one step; this is of all of them.
+            async with asyncio.timeout(self.wait_s):
                 return await command
         except (RedisError, OSError, TimeoutError) as error:
             raise TransientError(f"Redis did not answer: {type(error).__name__}", remedy="it is asked again") from error

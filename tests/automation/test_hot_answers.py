@@ -64,6 +64,12 @@ class Reader:
         return asyncio.run(asked())
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lake is waited for, however busy the machine is."""
+    monkeypatch.setattr(KeptAnswers, "wait_s", 60.0)
+
+
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:

@@ -436,6 +436,13 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that lives is waited for, however busy the machine is."""
+    monkeypatch.setattr("blyan.query.shared_answers.TIMEOUT_S", 30.0)
+    monkeypatch.setattr(SharedAnswers, "wait_s", 30.0)
+
+
 def entry(number: int) -> Content:
     rows = pa.table({"n": [number]})
     return Content(rows_in_bytes(rows.to_batches(), rows.schema), 1, str(number), False)
@@ -468,6 +475,7 @@ def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[
     return asyncio.run(lived()), events
 
 
+@pytest.mark.usefixtures("patient")
 def test_replicas_share_what_one_computed(redis: RedisServer) -> None:
     found, events = sources_of(redis.url, [1, 2, 1], [1, 2, 3])
     assert found == [["computed", "computed", "memory"], ["redis", "redis", "computed"]]
@@ -482,6 +490,7 @@ def test_a_redis_that_dies_half_way_costs_one_short_wait(redis: RedisServer, how
     assert 1 <= events["redis failed"] <= 3, "asked once, and not again for a while"
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_redis_that_comes_back_is_used_again(redis: RedisServer) -> None:
     redis.stop()
     assert sources_of(redis.url, [1])[0] == [["computed"]]
@@ -489,6 +498,7 @@ def test_a_redis_that_comes_back_is_used_again(redis: RedisServer) -> None:
     assert sources_of(redis.url, [1], [1])[0] == [["computed"], ["redis"]]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("damage", ["garbage", "half", "foreign", "another format", "empty", "another type"])
 def test_what_is_not_what_was_put_is_a_miss(redis: RedisServer, damage: str) -> None:
     assert sources_of(redis.url, [1, 2])[0] == [["computed", "computed"]]

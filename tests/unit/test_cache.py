@@ -39,7 +39,7 @@ def making(made: Content | None, counted: list[int] | None = None, wait_s: float
 class Shelf:
     """A room in memory that fails when it is told to: the failures of real ones are in tests/integration/test_remembered_answers.py."""
 
-    name = "shelf"
+    name, wait_s = "shelf", 30.0
 
     def __init__(self, *, lasting: bool = False) -> None:
         self.lasting, self.held, self.asked = lasting, dict[str, bytes](), 0
