@@ -81,7 +81,16 @@ def create(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.serve_cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id", "cache-control", "if-none-match", "mcp-protocol-version", "mcp-method", "mcp-name"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "x-request-id",
+                "cache-control",
+                "if-none-match",
+                "mcp-protocol-version",
+                "mcp-method",
+                "mcp-name",
+            ],
             expose_headers=EXPOSED,
         )
     app.add_middleware(Recalling, service=service)
