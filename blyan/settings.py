@@ -179,7 +179,17 @@ class Settings(BaseSettings):
         description="Secret that signs short-lived tokens, the same for all replicas. Unset: a random one, known to this `blyan serve` alone.",
     )
     redis_url: SecretStr | None = Field(
-        None, description="`redis://host:port/db` where replicas count rates together. Unset: each process counts for itself."
+        None,
+        description="`redis://host:port/db` where replicas count rates together and share answers. Unset: each process counts and remembers for itself.",
+    )
+    answers_memory_mb: int = Field(
+        64, ge=0, description="MiB of answers that each process of `blyan serve` remembers; 0 means that it remembers none."
+    )
+    answers_bytes: int = Field(
+        1 << 30, ge=0, description="Bytes of answers that the lake keeps for good, below `serving/answers/`; the oldest go first. 0: none."
+    )
+    hot_answers: int = Field(
+        32, ge=0, le=1_000, description="Statements that are run again ahead of who asks them, the most asked first, where new data touches them."
     )
 
     @property

@@ -14,6 +14,7 @@ import dagster as dg
 from blyan.schemas import RAW_BLOCKS, TEXTS
 from blyan.settings import Settings, load_settings
 from blyan.solana.ingest import DERIVED
+from blyan_assets.answers import HOT_ANSWERS, answers_assets
 from blyan_assets.checks import asset_key, landing_checks
 from blyan_assets.corpus import corpus_assets
 from blyan_assets.embeddings import embeddings_assets
@@ -93,17 +94,20 @@ def build_defs(
     train_tokenizer = dg.define_asset_job(
         "train_tokenizer", dg.AssetSelection.assets(TOKENIZER_KEY), description="The tokenizer again, on the documents that the lake has now."
     )
-    jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, train_tokenizer, compact_and_vacuum, forget_runs]
+    hot_answers = dg.define_asset_job(
+        "hot_answers", dg.AssetSelection.assets(HOT_ANSWERS), description="What is asked often, answered again where new data touched it."
+    )
+    jobs: list[Any] = [ingest_range, normalise_range, render_range, build_corpus, train_tokenizer, hot_answers, compact_and_vacuum, forget_runs]
     if with_marts:
         jobs.append(dg.define_asset_job("build_marts", MARTS, description="Every mart from the ranges that the lake has."))
     return dg.Definitions(
-        assets=dg.map_asset_specs(_grouped, [*tables, reconciliation(known)]),
+        assets=dg.map_asset_specs(_grouped, [*tables, reconciliation(known), answers_assets()]),
         asset_checks=[landing_checks(known)],
         jobs=jobs,
         schedules=[top_up_history(known, ingest_range), weekly_maintenance, daily_retention],
         sensors=[
             landing_sensor(known),
-            invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys]),
+            invalidation([key for each in tables if isinstance(each, dg.AssetsDefinition) for key in each.keys], hot_answers),
             stale_ranges([ingest_range, normalise_range, render_range, build_corpus]),
             repairs([ingest_range, normalise_range, build_corpus]),
             # At every 30 s it was half a minute on average until a sealed range was asked for; a tick over 8,000 ranges takes 0.6 s (measured).

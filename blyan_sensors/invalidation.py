@@ -7,25 +7,35 @@ The file is written before the cursor, and a cache is told before the cursor say
 that does not answer holds nothing up: it is told at the next tick, together with what came since. A file or cursor that is lost
 is made again from all the records there are. Records have no other order than their number, so on a database with several
 writers an event that becomes visible late may be passed over; it is found when its range changes again.
+
+Where what is asked often reads a table that changed, the job `hot_answers` is asked for, so that the next reader finds the answer. Without
+it, without this sensor, and while either is late, that reader computes it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import msgspec
 from msgspec import Struct
 
 from blyan.errors import TransientError
+from blyan.query.hot_answers import Hot, hottest, tables_of
 from blyan.serving import WHOLE, Change, Generations, message, read_generations, tell, write_generations
 from blyan_sensors.cursors import read_cursor
+from blyan_sensors.top_up import IN_FLIGHT
 from blyan_sensors.versions import DATA_VERSION
 from resources.lake import LakeResource
 
 EVERY_S = 5
 """Dagster's own loop takes no fewer."""
+
+HOT_EVERY_S = 30.0
+"""Seconds between two runs that make hot answers again, at least: one takes some, and a chain that lives changes something every minute."""
 
 EVENTS_PER_TICK = 500
 """Of each table: a tick must end within a minute, and what is left comes with the next."""
@@ -40,11 +50,13 @@ class Cursor(Struct, frozen=True):
         after: number of the last event that is in the file, by table.
         generation: the newest that was ever written, so that a file that is made again goes on above it.
         told: the generation that each cache acknowledged, by `name_of`.
+        hot: the generation for which hot answers were asked for last, and when, in Unix seconds.
     """
 
     after: dict[str, int] = {}
     generation: int = 0
     told: dict[str, int] = {}
+    hot: tuple[int, float] = (0, 0.0)
     format: int = FORMAT
 
 
@@ -65,14 +77,20 @@ def due(generations: Generations, told: Mapping[str, int], urls: Iterable[str]) 
     return [(url, told.get(name_of(url))) for url in urls if told.get(name_of(url), 0) < generations.generation]
 
 
-def invalidation(assets: Sequence[dg.AssetKey]) -> dg.SensorDefinition:
-    """Follow the events of these assets."""
+def wants_hot(generations: Generations, hot: Iterable[Hot], last: tuple[int, float], now: float) -> bool:
+    """Whether hot answers are to be made again: a table that one of them reads has changed since the last time, which is a while ago."""
+    return now - last[1] >= HOT_EVERY_S and not tables_of(hot).isdisjoint(generations.since(last[0]))
+
+
+def invalidation(assets: Sequence[dg.AssetKey], hot_answers: Any) -> dg.SensorDefinition:
+    """Follow the events of these assets, and ask for the job `hot_answers` where they touch what is asked often."""
 
     @dg.sensor(
         name="invalidation",
+        job=hot_answers,
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps serving/generations.json and tells the caches of BLYAN_INVALIDATE_URLS what changed. It launches nothing.",
+        description="Keeps serving/generations.json and tells the caches of BLYAN_INVALIDATE_URLS what changed. It launches `hot_answers`, nothing else.",
     )
     def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         store = lake.open()
@@ -92,13 +110,23 @@ def invalidation(assets: Sequence[dg.AssetKey]) -> dg.SensorDefinition:
                 context.log.warning("a cache was not told of generation %d: %s", generations.generation, error)
             else:
                 told[name_of(url)] = generations.generation
-        state = f"generation {generations.generation}, {len(changes)} events"
+        state, hot, requests = f"generation {generations.generation}, {len(changes)} events", cursor.hot, list[dg.RunRequest]()
+        if generations.generation > hot[0] and not _is_running(context.instance, hot_answers.name):
+            now, wanted = time.time(), lake.settings().hot_answers
+            if wanted and wants_hot(generations, hottest(store, wanted), hot, now):
+                hot = (generations.generation, now)
+                requests.append(dg.RunRequest(run_key=f"hot answers {generations.generation}"))
         return dg.SensorResult(
-            cursor=msgspec.json.encode(Cursor(after, max(generations.generation, cursor.generation), told)).decode(),
-            skip_reason="; ".join([state, *unreached]),
+            run_requests=requests,
+            cursor=msgspec.json.encode(Cursor(after, max(generations.generation, cursor.generation), told, hot)).decode(),
+            skip_reason=None if requests else "; ".join([state, *unreached]),
         )
 
     return sensor
+
+
+def _is_running(instance: dg.DagsterInstance, job: str) -> bool:
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT), limit=1))
 
 
 def _changes(instance: dg.DagsterInstance, assets: Iterable[dg.AssetKey], after: Mapping[str, int]) -> tuple[list[Change], dict[str, int]]:

@@ -24,6 +24,7 @@ from starlette.requests import Request
 
 from blyan.api.envelope import Envelope
 from blyan.api.problems import INVALID, MALFORMED, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, RequestError, nearest
+from blyan.api.recall import Recalling
 from blyan.api.routes import answers, graphql, health, live, mcp, page, records, search, sql, tables, tokens
 from blyan.api.service import Service
 from blyan.errors import BlyanError
@@ -34,7 +35,18 @@ ABOUT = """Solana's history and its newest slots, from one lake.
 Every answer says which version of its table it read, up to which slot, how sure that slot is, and how far behind the tip that is. Amounts
 are strings, exact for every u64. An error is a problem document of RFC 9457 with what to do about it."""
 
-EXPOSED = ["x-request-id", "ratelimit-limit", "ratelimit-remaining", "retry-after", "link", "blyan-reading", "blyan-truncated", "blyan-cursor"]
+EXPOSED = [
+    "x-request-id",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "retry-after",
+    "link",
+    "blyan-reading",
+    "blyan-truncated",
+    "blyan-cursor",
+    "cache-status",
+    "etag",
+]
 """Headers that pages in a browser may read."""
 
 log = logging.getLogger("blyan.api")
@@ -69,9 +81,19 @@ def create(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.serve_cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id", "mcp-protocol-version", "mcp-method", "mcp-name"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "x-request-id",
+                "cache-control",
+                "if-none-match",
+                "mcp-protocol-version",
+                "mcp-method",
+                "mcp-name",
+            ],
             expose_headers=EXPOSED,
         )
+    app.add_middleware(Recalling, service=service)
     app.add_middleware(Envelope, metrics=service.metrics, audit=service.audit, body_bytes=settings.serve_body_bytes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -12,12 +12,15 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blyan.api.audit import SQL_CHARACTERS, AuditLog
 from blyan.api.callers import Principal
 from blyan.api.problems import MEDIA_TYPE, TOO_LARGE, RequestError, Told, told_of
 from blyan.api.telemetry import REQUEST_ID, Metrics
+
+if TYPE_CHECKING:
+    from blyan.api.recall import Recall
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -59,6 +62,9 @@ class Asked:
         question: in words.
         rows: that were sent.
         told: the problem that was told.
+        fresh: the caller wants no answer that is remembered.
+        sources: where each part of the answer came from, as `blyan.query.cache` names them.
+        recall: how to answer the same request again without its route, where that is known.
     """
 
     id: str
@@ -69,6 +75,9 @@ class Asked:
     question: str | None = None
     rows: int | None = None
     told: Told | None = None
+    fresh: bool = False
+    sources: list[str] = field(default_factory=list)
+    recall: Recall | None = None
 
 
 def asked_of(scope: MutableMapping[str, Any]) -> Asked:
@@ -177,6 +186,8 @@ class Envelope:
     def _headers(self, scope: MutableMapping[str, Any], headers: list[tuple[bytes, bytes]], asked: Asked) -> list[tuple[bytes, bytes]]:
         there = {name.lower() for name, _ in headers}
         more = [(b"x-request-id", asked.id.encode()), *((name.encode(), value.encode()) for name, value in asked.headers.items())]
+        if asked.sources:
+            more.append((b"cache-status", cache_status(asked.sources)))
         more += [*HEADERS, *(TLS_HEADERS if scope["scheme"] == "https" else ())]
         return headers + [(name, value) for name, value in more if name not in there]
 
@@ -232,6 +243,25 @@ class Envelope:
         except OSError:
             # The request was answered: what is left is to say so where somebody may still read it.
             log.exception("the audit log cannot be written", extra={"audit": record})
+
+
+def cache_status(sources: list[str]) -> bytes:
+    """The header of RFC 9211: a hit where nothing had to be computed, with the room that was asked last."""
+    computed = [source for source in sources if source in _MISSES]
+    if computed:
+        return b"blyan; " + _MISSES[computed[0]]
+    last = next((source for source in reversed(sources) if source != "memory"), None)
+    return b"blyan; hit" if last is None else f"blyan; hit; detail={last}".encode()
+
+
+_MISSES = {
+    "computed": b"fwd=miss; stored",
+    "joined": b"fwd=miss; collapsed",
+    "streamed": b"fwd=miss; detail=too-large",
+    "fresh": b"fwd=request",
+    "none": b"fwd=bypass",
+}
+"""Of where a part came from: that it was computed, and what became of it."""
 
 
 def too_large(most: int) -> RequestError:

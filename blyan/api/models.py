@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 from pydantic import BaseModel, Field, create_model
 
-from blyan.query.records import Page, Reading
+from blyan.query.records import Reading
 from blyan.schemas import Table
 
 Row = TypeVar("Row")
@@ -69,15 +69,20 @@ def _camel(table: Table) -> str:
     return "".join(part.title() for part in table.name.replace("/", "_").split("_"))
 
 
-def encoded_page(page: Page) -> bytes:
-    """The JSON of a page."""
-    document = {"data": plain_rows(page.rows), "next": page.next, "truncated": page.next is not None, "reading": page.reading}
-    return msgspec.json.encode(document)
+def encoded_page(rows: bytes, following: str | None, reading: Reading) -> bytes:
+    """The JSON of a page whose rows are JSON already."""
+    return b'{"data":' + rows + b"," + msgspec.json.encode({"next": following, "truncated": following is not None, "reading": reading})[1:]
 
 
-def encoded_one(rows: pa.Table, reading: Reading) -> bytes:
-    """The JSON of one row."""
-    return msgspec.json.encode({"data": plain_rows(rows)[0], "reading": reading})
+def encoded_one(row: bytes, reading: Reading) -> bytes:
+    """The JSON of one row that is JSON already."""
+    return b'{"data":' + row + b"," + msgspec.json.encode({"reading": reading})[1:]
+
+
+def encoded_rows(rows: pa.Table, *, one: bool = False) -> bytes:
+    """The JSON of rows, or of one."""
+    found = plain_rows(rows)
+    return msgspec.json.encode(found[0] if one else found)
 
 
 def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:

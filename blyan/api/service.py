@@ -34,10 +34,14 @@ from blyan.api.telemetry import Metrics
 from blyan.api.tokens import Tokens, new_secret
 from blyan.errors import BlyanError, TransientError
 from blyan.lake import Lake
+from blyan.query.cache import Answers, Content, Looks, Room
 from blyan.query.chat_model import ChatModel
-from blyan.query.records import CursorError, Page, Question, Records, SnapshotGoneError, Stop
+from blyan.query.hot_answers import WRITTEN_EVERY_S, Counts
+from blyan.query.kept_answers import KeptAnswers
+from blyan.query.records import CursorError, Look, Page, Question, Records, SnapshotGoneError, Stop
 from blyan.query.search import Mode
 from blyan.query.searcher import Found, Searcher
+from blyan.query.shared_answers import SharedAnswers
 from blyan.query.sql import SqlEngine
 from blyan.query.tools import Toolbox
 from blyan.schemas import BLOCKS
@@ -87,7 +91,11 @@ class Service:
         self.rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
         self.records = Records(self.lake, threads=settings.serve_threads, memory=f"{settings.serve_memory_mib}MiB")
         self.model = ChatModel.from_settings(settings)
-        self._engine = SqlEngine.from_settings(settings)
+        self.answers = self._remembering() if settings.answers_memory_mb else None
+        self.looks = Looks(side_by_side=not self.lake.store.is_local)
+        self._counts = Counts(self.lake)
+        self._counting: asyncio.Task[None] | None = None
+        self._engine = SqlEngine.from_settings(settings, self.answers, self._counts.note)
         self._opening: asyncio.Task[SqlEngine] | None = None
         self.questions = Lane("question", THREADS, SHARE)
         self.searcher = Searcher(self.lake, settings)
@@ -95,6 +103,31 @@ class Service:
         self.ending, self.closing = asyncio.Event(), asyncio.Event()
         self._kept: list[asyncio.Task[None]] = []
         self.hub = Hub(self.lake, self.ending, self.metrics.live.set)
+
+    def _remembering(self) -> Answers:
+        """What is remembered, here, in Redis and in the lake."""
+        settings, rooms = self.settings, list[Room]()
+        if settings.redis_url:
+            rooms.append(SharedAnswers(settings.redis_url.get_secret_value(), self._told))
+        if settings.answers_bytes:
+            rooms.append(KeptAnswers(self.lake, settings.answers_bytes, self._told))
+        return Answers(settings.answers_memory_mb << 20, rooms, tell=self._told)
+
+    def _told(self, event: str) -> None:
+        self.metrics.cache.labels(event).inc()
+        if self.answers is not None and event != "hit memory":
+            self.metrics.cache_bytes.set(self.answers.bytes)
+            for room, state in self.answers.state.items():
+                self.metrics.cache_paused.labels(room).set(state == "paused")
+
+    async def _say_counts(self) -> None:
+        """Say what is asked often, for those who make it again ahead; a lake that does not take it is told later."""
+        while True:
+            await asyncio.sleep(WRITTEN_EVERY_S)
+            try:
+                await asyncio.to_thread(self._counts.write)
+            except BlyanError as error:
+                log.warning("what is asked often cannot be written: %s", error)
 
     async def warm(self) -> None:
         """Import and open what the first question would wait for. A lake that cannot be read is told by /readyz, and ends nothing."""
@@ -106,6 +139,8 @@ class Service:
     async def open(self) -> None:
         """Start the processes that run SQL; nobody who does not ask for SQL waits for them."""
         self._opening = asyncio.create_task(self._engine.__aenter__())
+        if self.answers and self.settings.hot_answers:
+            self._counting = asyncio.create_task(self._say_counts())
         await self.warm()
 
     async def sql(self) -> SqlEngine:
@@ -138,6 +173,8 @@ class Service:
             OverloadedError: too often.
         """
         asked = asked_of(connection.scope)
+        if asked.caller is not None:  # told already, and counted
+            return asked.caller
         address = connection.client.host if connection.client else "nowhere"
         try:
             caller = await self._holder(credentials, address)
@@ -166,9 +203,11 @@ class Service:
             OverloadedError: too much is at work.
         """
         for tries in range(1, TRIES + 1):
-            stop = Stop()
             try:
-                return await self.ask(request, caller, partial(self.records.page, question, rows=rows, cursor=cursor, stop=stop), stop)
+                if self.answers is None or asked_of(request.scope).fresh:
+                    asked_of(request.scope).sources.append("fresh" if self.answers else "none")
+                    return await self._read(request, caller, question, rows, cursor=cursor)
+                return await self._remembered(self.answers, request, caller, question, rows, cursor)
             except CursorError as error:
                 raise RequestError(BAD_CURSOR, error.what, remedy=error.remedy, details=[("query.cursor", error.what)]) from error
             except SnapshotGoneError as error:
@@ -195,6 +234,38 @@ class Service:
             limits=caller.limits.of_sql(),
             caller=caller.id,
         )
+
+    async def look(self, question: Question, cursor: str | None = None) -> Look:
+        """What stands for a question; those who ask for the same together share the look.
+
+        Raises:
+            CursorError: the cursor is of another question.
+            SnapshotGoneError: what it was pinned to is gone.
+        """
+        place = (question.digest(), question.alone, question.within, cursor)
+        return await self.looks.take(place, partial(self.records.look, question, cursor))
+
+    async def _read(
+        self, request: Request, caller: Principal, question: Question, rows: int, *, cursor: str | None = None, look: Look | None = None
+    ) -> Page:
+        stop = Stop()
+        return await self.ask(request, caller, partial(self.records.page, question, rows=rows, cursor=cursor, stop=stop, look=look), stop)
+
+    async def _remembered(self, answers: Answers, request: Request, caller: Principal, question: Question, rows: int, cursor: str | None) -> Page:
+        """A page that is remembered, or that will be."""
+        look, large = await self.look(question, cursor), list[Page]()
+
+        async def compute() -> Content | None:
+            page = await self._read(request, caller, question, rows, look=look)
+            large.append(page)
+            return look.content(page)
+
+        content, source = await answers.get(look.key(rows), compute, settled=look.is_settled)
+        if content is None:
+            asked_of(request.scope).sources.append("streamed")
+            return large[0] if large else await self._read(request, caller, question, rows, look=look)
+        asked_of(request.scope).sources.append(source)
+        return look.page(content)
 
     async def ask(self, request: Request | None, caller: Principal, question: Callable[[], Result], stop: Callable[[], None]) -> Result:
         """Ask DuckDB something; see `Lane.run`."""
@@ -236,10 +307,19 @@ class Service:
                 await self._engine.__aexit__(None, None, None)
         if self.model is not None:
             await self.model.aclose()
+        if self._counting is not None:
+            self._counting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._counting
+            with suppress(BlyanError):
+                await asyncio.to_thread(self._counts.close)
         await self.hub.close()
         await self.rates.close()
         self.questions.close()
         self.searches.close()
+        if self.answers:
+            await self.answers.close()
+        self.looks.close()
         self.records.close()
         if self.audit:
             self.audit.close()

@@ -83,6 +83,11 @@ class Metrics:
         self.sent_bytes = Counter("blyan_http_response_bytes", "Bytes of bodies sent.", ["route"], registry=registry)
         self.refused = Counter("blyan_http_problems", "Problems told, by kind.", ["kind"], registry=registry)
         self.broken = Counter("blyan_http_broken", "Responses that were not sent whole.", ["why"], registry=registry)
+        self.cache = Counter("blyan_cache_events", "What happened to remembered answers.", ["event"], registry=registry)
+        self.cache_bytes = Gauge("blyan_cache_bytes", "Bytes of answers in memory.", registry=registry, multiprocess_mode="livesum")
+        self.cache_paused = Gauge(
+            "blyan_cache_paused", "Whether a room of answers is not asked, because it failed.", ["room"], registry=registry, multiprocess_mode="max"
+        )
         self.live = Gauge("blyan_live_clients", "Clients of live streams.", registry=registry, multiprocess_mode="livesum")
         self.rates_shared = Gauge(
             "blyan_rates_shared", "Whether rates are counted in Redis, as set: 1, or in each process: 0.", registry=registry, multiprocess_mode="min"

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from blyan.query.sql import Answer
+    from blyan.query.sql import Answer, Recalled
 
 METADATA = "blyan"
 """Name of the metadata in Arrow and Parquet: a JSON object as the end of the JSON form has it."""
@@ -46,7 +46,7 @@ async def as_json(answer: Answer) -> AsyncIterator[bytes]:
         rows = msgspec.json.encode(list(zip(*map(plain, batch.columns), strict=True)))[1:-1]
         yield rows if first else b"," + rows
         first = False
-    yield b"]," + msgspec.json.encode(conclusion(answer))[1:]
+    yield end_of_json(answer)
 
 
 async def as_csv(answer: Answer) -> AsyncIterator[bytes]:
@@ -98,15 +98,20 @@ FORMATS: dict[str, tuple[str, Callable[[Answer], AsyncIterator[bytes]]]] = {
 """Media type and writer of each format, by name."""
 
 
-def conclusion(answer: Answer) -> dict[str, Any]:
+def conclusion(answer: Answer | Recalled) -> dict[str, Any]:
     """What is said at the end of an answer."""
     return {
-        "reading": msgspec.to_builtins(answer.reading),
+        "reading": answer.reading,
         "rows_count": answer.rows_count,
         "truncated": answer.truncated,
         "cursor": answer.cursor,
         "digest": answer.digest,
     }
+
+
+def end_of_json(answer: Answer | Recalled) -> bytes:
+    """What follows the rows in the JSON form."""
+    return b"]," + msgspec.json.encode(conclusion(answer))[1:]
 
 
 def plain(values: pa.Array) -> list[Any]:

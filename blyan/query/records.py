@@ -32,6 +32,7 @@ from msgspec import Struct
 
 from blyan.errors import BlyanError, MissingObjectError, PermanentError, TransientError
 from blyan.lake import DataFile, Lake
+from blyan.query.cache import ENTRY_BYTES, Content, key_of, rows_in_bytes
 from blyan.query.files import relation
 from blyan.query.lookup import Dimension, Index, Manifest, Run, Tail
 from blyan.schemas import BLOCKS, Table
@@ -176,11 +177,59 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows in order, the cursor of the next page (None: there is none), and what they were read from."""
+    """Rows in order, the cursor of the next page (None: there is none), what they were read from, and the rows as they are remembered."""
 
     rows: pa.Table
     next: str | None
     reading: Reading
+    content: Content | None = None
+
+
+class Look:
+    """What stands for a question: all that its page depends on, and what is said of that now.
+
+    Args:
+        question: what to read.
+        snapshot: what there is.
+        pinned: the cursor, if there is one.
+    """
+
+    def __init__(self, question: Question, snapshot: _Snapshot, pinned: Cursor | None) -> None:
+        self.question, self.snapshot, self.pinned = question, snapshot, pinned
+        self._first, self._last = _bounds(question, snapshot.newest, pinned.after[0] if pinned else None)
+        self._walk = snapshot.walk(self._first, self._last, descending=question.descending)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every range that can matter is of the lake."""
+        return all(key in self.snapshot.digests for key in self._walk)
+
+    def key(self, rows: int) -> str:
+        """Of the rows of a page: they are ordered by the table's key, so contents of ranges decide them, and files do not."""
+        snapshot, question = self.snapshot, self.question
+        ranges = [[key, snapshot.digests.get(key) or [file.path for file in snapshot.files[key]]] for key in self._walk]
+        after = self.pinned.after if self.pinned else None
+        return key_of("records", question.digest(), question.alone, self._first, self._last, after, rows, ranges)
+
+    def content(self, page: Page) -> Content | None:
+        """The rows of a page, to be remembered; None where they are too many."""
+        if page.rows.nbytes > ENTRY_BYTES:
+            return None
+        after = list(page.rows.slice(page.rows.num_rows - 1).select(list(self.question.table.key)).to_pylist()[0].values()) if page.next else None
+        rows = rows_in_bytes(page.rows.combine_chunks().to_batches(), page.rows.schema)
+        return Content(rows, page.rows.num_rows, hashlib.sha256(rows).hexdigest(), page.next is not None, after=after)
+
+    def page(self, content: Content) -> Page:
+        """The page with rows that are remembered."""
+        return Page(content.table(), self.following(content), self.snapshot.reading(), content)
+
+    def following(self, content: Content) -> str | None:
+        """The cursor of the page behind rows that are remembered."""
+        return None if content.after is None else self.snapshot.cursor(self.question, content.after).text()
+
+    def reading(self) -> Reading:
+        """What is said of the source now."""
+        return self.snapshot.reading()
 
 
 @dataclass(slots=True)
@@ -240,7 +289,26 @@ class Records:
         self._standing: dict[str, _Held] = {}
         self._turn = threading.Lock()
 
-    def page(self, question: Question, *, rows: int, cursor: str | None = None, stop: Stop | None = None, opened: Opened | None = None) -> Page:
+    def look(self, question: Question, cursor: str | None = None) -> Look:
+        """What stands for a question; `page` reads it.
+
+        Raises:
+            CursorError: the cursor is of another question.
+            SnapshotGoneError: what it was pinned to is gone.
+        """
+        pinned = Cursor.parse(cursor, question) if cursor else None
+        return Look(question, self._snapshot(question, pinned), pinned)
+
+    def page(
+        self,
+        question: Question,
+        *,
+        rows: int,
+        cursor: str | None = None,
+        stop: Stop | None = None,
+        opened: Opened | None = None,
+        look: Look | None = None,
+    ) -> Page:
         """One page.
 
         Args:
@@ -249,6 +317,7 @@ class Records:
             cursor: `Page.next` of the page before.
             stop: ends it.
             opened: gets what was opened.
+            look: at what stands, with this cursor, where somebody has one already.
 
         Raises:
             CursorError: the cursor is of another question.
@@ -259,8 +328,8 @@ class Records:
         import duckdb
 
         stop, opened = stop or Stop(), opened if opened is not None else Opened()
-        pinned = Cursor.parse(cursor, question) if cursor else None
-        snapshot = self._snapshot(question, pinned)
+        look = look or self.look(question, cursor)
+        snapshot, pinned = look.snapshot, look.pinned
         connection = self._connection()
         stop.watch(connection)
         try:

@@ -11,12 +11,14 @@ The head is read first and the logs after it. A log is opened again only where a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import msgspec
@@ -39,6 +41,9 @@ SLOT_MS = 400
 
 KEPT_VERSIONS = 64
 """Tables of which the files of the newest version are remembered, so that a statement need not open the log."""
+
+KEPT_SNAPSHOTS = 256
+"""Snapshots that are remembered, by what they are of, for as long as nothing moves: a hot statement takes one for each request."""
 
 TIME_SLACK = timedelta(milliseconds=1)
 """The log has timestamps to the millisecond, and rounds the largest down."""
@@ -209,7 +214,26 @@ class Snapshot:
         up_to, finalized_to = (min(top) for top in zip(*tops, strict=True)) if tops else (None, None)
         self.reading = _reading(pin, ranges, up_to, finalized_to)
 
+    def retaken(self, now: float) -> Snapshot:
+        """The same snapshot where another look found that nothing has moved: only the time is another."""
+        found = copy.copy(self)
+        found.pin = msgspec.structs.replace(self.pin, taken_at=now)
+        reading = self.reading
+        found.reading = _reading(found.pin, reading.ranges, reading.up_to_slot, reading.finalized_to)
+        return found
+
+    @cached_property
+    def layout(self) -> str:
+        """SHA-256 over the files: what the order of rows that have no other depends on, besides what `cache_key` covers."""
+        return hashlib.sha256(msgspec.json.encode([[name, [file.path for file in files]] for name, files in self.files.items()])).hexdigest()
+
     @property
+    def is_settled(self) -> bool:
+        """Whether all of it is from the lake, and stays until a range is made again: nothing is of the tail."""
+        of_tail = any(file.path.startswith(f"{FOLDER}/") for files in self.files.values() for file in files)
+        return not of_tail and not (COMPLETENESS.name in self.pin.tables and self.pin.tip is not None)
+
+    @cached_property
     def cache_key(self) -> str:
         """SHA-256 over all that the answer to a statement depends on besides its text and parameters."""
         tip = self.pin.tip
@@ -229,12 +253,14 @@ class Snapshots:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._newest: dict[str, tuple[int, list[DataFile]]] = {}
+        self._taken: OrderedDict[Any, tuple[Head | None, list[Any], Snapshot]] = OrderedDict()
         self._turn = threading.Lock()
 
     def forget(self) -> None:
         """Look into every log again."""
         with self._turn:
             self._newest.clear()
+            self._taken.clear()
 
     def take(self, tables: Iterable[str], bounds: Mapping[str, Bounds] | None = None, *, slot: int | None = None) -> Snapshot:
         """What stands now.
@@ -248,18 +274,29 @@ class Snapshots:
             MissingObjectError: there is no such table in the lake.
             PermanentError: a table is made of all slots, so it cannot be had as of one.
         """
-        head = read_head(self._lake)
+        head, read = read_head(self._lake), _with_sources(tables)
+        newest = {table.name: self._newest_of(table) for table in read}
+        now, place, stands = round(time.time(), 3), (tuple(newest), _frozen(bounds), slot), [each and each[1] for each in newest.values()]
+        with self._turn:
+            known = self._taken.get(place)
+        # Compared as objects: the same bytes of the head are the same object, and so are the files of a version.
+        if known is not None and known[0] is head and all(one is other for one, other in zip(known[1], stands, strict=True)):
+            return known[2].retaken(now)
         found, standing = {}, {}
-        for table in _with_sources(tables):
+        for table in read:
             if slot is not None:
                 _check_slots(table)
-            landed = _landed(head, table)
-            newest = self._newest_of(table)
-            if newest is None and landed is None:
+            landed, there = _landed(head, table), newest[table.name]
+            if there is None and landed is None:
                 raise MissingObjectError(f"{table.group}.{table.short_name} has not been made yet", remedy="ask `show tables` for those that were")
-            version, standing[table.name] = newest or (None, [])
+            version, standing[table.name] = there or (None, [])
             found[table.name] = TableAt(version, landed or [])
-        return Snapshot(Pin(found, _tip(head), _of(found, bounds), slot, round(time.time(), 3)), standing)
+        snapshot = Snapshot(Pin(found, _tip(head), _of(found, bounds), slot, now), standing)
+        with self._turn:
+            self._taken[place] = (head, stands, snapshot)
+            while len(self._taken) > KEPT_SNAPSHOTS:
+                self._taken.popitem(last=False)
+        return snapshot
 
     def at(self, tables: Iterable[str], versions: Mapping[str, int] | int, bounds: Mapping[str, Bounds] | None = None) -> Snapshot:
         """Versions of the tables, without the landing, which has none.
@@ -348,6 +385,10 @@ def _with_sources(names: Iterable[str]) -> list[Table]:
     """The tables, those that views are made of among them, each once and in a fixed order."""
     stored = {COMPLETENESS.name if name in VIEWS else name for name in names}
     return [tables_by_name()[name] for name in sorted(stored)]
+
+
+def _frozen(bounds: Mapping[str, Bounds] | None) -> tuple[tuple[str, Bounds], ...]:
+    return tuple(sorted((bounds or {}).items(), key=lambda item: item[0]))
 
 
 def _of(found: Mapping[str, TableAt], bounds: Mapping[str, Bounds] | None) -> dict[str, Bounds]:

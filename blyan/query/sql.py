@@ -19,11 +19,12 @@ import base64
 import contextlib
 import hashlib
 import zlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -33,10 +34,11 @@ from blyan.digest import feed_rows
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query import gate
+from blyan.query.cache import ENTRY_BYTES, Answers, Content, Looks, key_of, rows_in_bytes
 from blyan.query.confine import Confinement
 from blyan.query.engine import all_tables, rows_of, status_rows
 from blyan.query.gate import Checked, RefusedError
-from blyan.query.sandbox import BusyError, Limits, ProcessDiedError, Running, Sandbox, Task
+from blyan.query.sandbox import BusyError, Limits, ProcessDiedError, Running, Sandbox, StatementError, Task
 from blyan.query.snapshot import Pin, Reading, Snapshot, Snapshots, tables_by_name
 from blyan.query.spool import Job, Spool
 from blyan.query.worker import View, packed, unpacked
@@ -50,6 +52,9 @@ FORMAT = 1
 
 DIGEST_ROWS = 4_096
 """Rows that are digested together, so that a digest does not depend on how they came."""
+
+CHECKED, CHECKED_BYTES = 1_024, 16 << 10
+"""Statements whose check is remembered, with their parameters, and how long they may be: parsing one takes milliseconds."""
 
 TAKES = 3
 """Snapshots that are taken for one statement, where files of one are gone before it is read."""
@@ -105,6 +110,8 @@ class Answer:
         normalised: the statement's text, for a cache's key.
         cache_key: SHA-256 of all that the rows depend on: text, parameters, limits, and every range that can matter.
         volatile: functions in it that give another value each time; such an answer has no pin, and no cursor.
+        source: where its rows came from: `memory`, a room's name, `joined`, `computed`; empty where it is not of the kind that is remembered.
+        content: its rows, where they are remembered.
     """
 
     def __init__(
@@ -114,7 +121,7 @@ class Answer:
         reading: Reading,
         source: AsyncIterator[pa.RecordBatch],
         done: Callable[[], Any],
-        asked: _Asked,
+        asked: Asked,
     ) -> None:
         self.columns, self.schema, self.reading = columns, schema, reading
         self.normalised, self.volatile = asked.checked.normalised, asked.checked.volatile
@@ -126,6 +133,8 @@ class Answer:
         self._closed = False
         self._count = 0
         self.expected: str | None = None
+        self.source = ""
+        self.content: Content | None = None
 
     @property
     def batches(self) -> AsyncIterator[pa.RecordBatch]:
@@ -157,11 +166,32 @@ class Answer:
     def digest(self) -> str:
         """SHA-256 (hex) of columns and rows, whatever batches they came in."""
         _ = self.truncated
-        return self._digest.text()
+        return self._digest.text() if self.content is None else self.content.digest
 
     async def table(self) -> pa.Table:
         """All rows at once."""
         return pa.Table.from_batches([batch async for batch in self.batches], self.schema)
+
+    async def gathered(self, most_bytes: int) -> Content | None:
+        """All rows, if they have no more than these bytes; None where they have more, and then they can still be read from the first on."""
+        batches, size = list[pa.RecordBatch](), 0
+        source = self._source
+        try:
+            async for batch in source:
+                batches.append(batch)
+                size += batch.nbytes
+                if size > most_bytes:
+                    self._source = _both(batches, source)
+                    return None
+            for batch in batches:
+                self._digest.add(batch)
+            more, digest = bool(self.asked.more()), self._digest.text()
+        except BaseException:
+            await self.aclose()
+            raise
+        await self.aclose()
+        columns = [(column.name, column.type) for column in self.columns]
+        return Content(rows_in_bytes(batches, self.schema), sum(batch.num_rows for batch in batches), digest, more, columns)
 
     async def aclose(self) -> None:
         """Stop the statement, if it still runs."""
@@ -178,7 +208,8 @@ class Answer:
     async def _batches(self) -> AsyncIterator[pa.RecordBatch]:
         try:
             async for batch in self._source:
-                self._digest.add(batch)
+                if self.content is None:
+                    self._digest.add(batch)
                 self._count += batch.num_rows
                 yield batch
             self._more = bool(self.asked.more())
@@ -192,25 +223,72 @@ class Answer:
             )
 
 
-class _Asked:
+class Asked:
     """What an answer is to."""
 
     def __init__(self, sql: str, params: Any, checked: Checked, snapshot: Snapshot | None, skip: int, limits: Limits) -> None:
         self.sql, self.params, self.checked, self.snapshot, self.skip, self.limits = sql, params, checked, snapshot, skip, limits
         self.running: Running | None = None
 
+    def of(self, snapshot: Snapshot | None) -> Asked:
+        """The same of another snapshot, or of whichever there will be."""
+        return Asked(self.sql, self.params, self.checked, snapshot, self.skip, self.limits)
+
     def more(self) -> bool:
+        """Whether there are more rows than were given."""
         return self.running is not None and self.running.end is not None and self.running.end.more
 
     def cursor(self, rows: int) -> str | None:
+        """For the rows after these; None where there is no snapshot to go on in."""
         if self.snapshot is None:
             return None
         cursor = _Cursor(_asked(self.checked, self.params), self.skip + rows, self.snapshot.pin)
         return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(cursor))).decode().rstrip("=")
 
     def cache_key(self) -> str:
+        """As `Answer.cache_key`."""
         snapshot = self.snapshot.cache_key if self.snapshot is not None else ""
         return _sha([_asked(self.checked, self.params), snapshot, self.skip, self.limits.rows, self.limits.bytes, _duckdb()])
+
+    def is_remembered(self) -> bool:
+        """Whether the same rows come again, in the same order, from the same files."""
+        return self.checked.kind == "rows" and not self.checked.volatile and self.limits.threads == 1 and self.snapshot is not None
+
+    def content_key(self) -> str:
+        """Of the rows and their order.
+
+        The files are part of it: a page goes on where the one before ended, and without ORDER BY that is a matter of files.
+        """
+        assert self.snapshot is not None
+        return key_of(self.cache_key(), self.snapshot.layout)
+
+    def answer(self, content: Content, source: str) -> Answer:
+        """The answer with rows that are remembered, and what is said of them now."""
+        assert self.snapshot is not None
+        table = content.table()
+
+        async def given() -> AsyncIterator[pa.RecordBatch]:
+            for batch in table.to_batches():
+                yield batch
+
+        async def done() -> None:
+            return
+
+        self.more = lambda: content.truncated  # type: ignore[method-assign]
+        answer = Answer([Column(*each) for each in content.columns], table.schema, self.snapshot.reading, given(), done, self)
+        answer.content, answer.source = content, source
+        return answer
+
+
+class Recalled(NamedTuple):
+    """Rows that are remembered, and what is said of them now: as of an `Answer`, by the same names."""
+
+    content: Content
+    reading: Reading
+    rows_count: int
+    truncated: bool
+    cursor: str | None
+    digest: str
 
 
 class SqlEngine:
@@ -224,6 +302,8 @@ class SqlEngine:
         limits: of statements that come without.
         spool_bytes, spool_s: of results of long queries together, and for how long they are kept.
         gated: False lets statements through unread, for tests of what holds then.
+        answers: that are remembered; None: every statement runs.
+        noted: told of each statement that is asked as of now and is of the kind that is remembered.
     """
 
     def __init__(
@@ -238,8 +318,13 @@ class SqlEngine:
         spool_bytes: int = 10 << 30,
         spool_s: float = 86_400.0,
         gated: bool = True,
+        answers: Answers | None = None,
+        noted: Callable[[Asked], None] | None = None,
     ) -> None:
-        self._lake, self._gated = lake, gated
+        self._lake, self._gated, self._answers = lake, gated, answers
+        self._noted = noted or (lambda _: None)
+        self._checks: OrderedDict[tuple[str, bytes], Checked] = OrderedDict()
+        self._looks = Looks(side_by_side=not lake.store.is_local)
         self.folder = folder or (Path(lake.store.path("query")) if lake.store.is_local else Path(".blyan/query").absolute())
         self._snapshots = Snapshots(lake)
         self._sandbox = Sandbox(lake, self.folder, processes=processes, memory=memory, spill=spill)
@@ -250,10 +335,12 @@ class SqlEngine:
         self._jobs: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> SqlEngine:
+    def from_settings(cls, settings: Settings, answers: Answers | None = None, noted: Callable[[Asked], None] | None = None) -> SqlEngine:
         """The engine that the settings describe."""
         return cls(
             Lake.from_settings(settings),
+            answers=answers,
+            noted=noted,
             folder=Path(settings.query_folder).absolute() if settings.query_folder else None,
             processes=settings.query_processes or cores(),
             memory=settings.query_memory_mb << 20,
@@ -273,6 +360,7 @@ class SqlEngine:
             task.cancel()
         await asyncio.gather(*self._jobs.values(), return_exceptions=True)
         await self._sandbox.__aexit__(None, None, None)
+        self._looks.close()
 
     @property
     def confinement(self) -> Confinement:
@@ -294,8 +382,9 @@ class SqlEngine:
         at: At | None = None,
         cursor: str | None = None,
         rows: int | None = None,
+        fresh: bool = False,
     ) -> Answer:
-        """Answer one statement; returns once its columns are known.
+        """Answer one statement; returns once its columns are known. An answer that is remembered takes no process, and none of `concurrency`.
 
         Args:
             sql: the statement, perhaps with EXPLAIN or DESCRIBE before it, or SHOW TABLES.
@@ -305,6 +394,7 @@ class SqlEngine:
             at: another time than now.
             cursor: of an answer to the same statement, for the rows after it.
             rows: of this page, at most; `limits.rows` at most.
+            fresh: run it even where its answer is remembered.
 
         Raises:
             RefusedError: the statement may not run.
@@ -317,17 +407,54 @@ class SqlEngine:
         limits = msgspec.structs.replace(limits, rows=min(limits.rows, rows)) if rows is not None else limits
         if limits.rows < 1:
             raise RefusedError(f"a page of {limits.rows} rows", remedy="ask for 1 or more")
-        with self._admitted(caller, limits) as release:
-            checked = await self._checked(sql, params)
-            if checked.kind == "tables":
-                return await self._tables(checked, limits)
-            skip, pin = 0, None
-            if cursor is not None:
-                found = _read_cursor(cursor, checked, params)
-                skip, pin = found.skip, found.snapshot
-            answer = await self._answer(sql, params, checked, limits, at, pin, skip, release)
-            release.kept = True
-            return answer
+        if self._answers is None or fresh:
+            with self._admitted(caller, limits) as release:
+                checked, skip, pin = await self._read(sql, params, cursor)
+                if checked.kind == "tables":
+                    return await self._tables(checked, limits)
+                answer = await self._answer(sql, params, checked, limits, at, pin, skip, release)
+                release.kept = True
+                return answer
+        checked, skip, pin = await self._read(sql, params, cursor)
+        if checked.kind == "tables":
+            return await self._tables(checked, limits)
+        for take in range(1, TAKES + 1):
+            asked = Asked(sql, params, checked, await self._look(checked, at, pin), skip, limits)
+            try:
+                if not asked.is_remembered():
+                    return await self._once(asked, caller)
+                if take == 1 and at is None and cursor is None:
+                    self._noted(asked)
+                return await self._remembered(self._answers, asked, caller)
+            except MissingObjectError:
+                # As in `_answer`: maintenance was between the look at the log and the first look at the file.
+                self._snapshots.forget()
+                if pin is not None or take == TAKES:
+                    raise
+            except ProcessDiedError:
+                if take > 1:
+                    raise
+        raise AssertionError("a loop that returns or raises")
+
+    async def recalled(self, asked: Asked) -> Recalled | None:
+        """The answer to what was asked before, if this process remembers one that holds now: nothing is parsed, and nothing runs.
+
+        Args:
+            asked: `Answer.asked` of an answer without a cursor and of no other time than now.
+
+        Raises:
+            MissingObjectError: a table is gone.
+        """
+        if self._answers is None:
+            return None
+        snapshot = await self._look(asked.checked, None, None)
+        asked = asked.of(snapshot)
+        content = self._answers.peek(asked.content_key())
+        if content is None:
+            return None
+        self._noted(asked)
+        cursor = asked.cursor(content.count) if content.truncated else None
+        return Recalled(content, snapshot.reading, content.count, content.truncated, cursor, content.digest)
 
     async def pin(self, answer: Answer) -> str:
         """Keep an answer's statement, versions and digest; returns the SHA-256 that `again` takes.
@@ -340,12 +467,7 @@ class SqlEngine:
             raise PermanentError(f"{', '.join(answer.volatile)} gives another value each time", remedy="put the value in as a parameter, then pin it")
         if asked.snapshot is None or asked.limits.threads != 1:
             raise PermanentError("this answer cannot be given again row for row", remedy="ask for it on one core, of tables of the lake")
-        params = (
-            {name: packed(value) for name, value in asked.params.items()}
-            if isinstance(asked.params, Mapping)
-            else [packed(each) for each in asked.params or []]
-        )
-        kept = Kept(asked.sql, params, asked.snapshot.pin, asked.skip, answer.rows_count, answer.digest, _duckdb())
+        kept = Kept(asked.sql, packed_params(asked.params), asked.snapshot.pin, asked.skip, answer.rows_count, answer.digest, _duckdb())
         return await asyncio.to_thread(self._lake.put_blob, msgspec.json.encode(kept, order="deterministic"))
 
     async def again(self, pin: str, *, limits: Limits | None = None, caller: str = "") -> Answer:
@@ -437,7 +559,7 @@ class SqlEngine:
         if job.state != "done" or job.reading is None:
             raise PermanentError(job.error or f"the query was {job.state}", where=name, remedy="submit it again")
         file = await asyncio.to_thread(self._spool.open_result, name)
-        asked = _Asked(job.sql, None, Checked("", "rows", (), {}, job.sql, ()), None, 0, self._limits)
+        asked = Asked(job.sql, None, Checked("", "rows", (), {}, job.sql, ()), None, 0, self._limits)
         asked.more = lambda: job.truncated  # type: ignore[method-assign]
         asked.cursor = lambda rows: job.cursor  # type: ignore[method-assign]  # noqa: ARG005
         columns = [Column(*each) for each in job.columns]
@@ -486,11 +608,72 @@ class SqlEngine:
         if not self._running[caller]:
             del self._running[caller]
 
+    async def _read(self, sql: str, params: Any, cursor: str | None) -> tuple[Checked, int, Pin | None]:
+        """A statement, and where its cursor goes on."""
+        checked = await self._checked(sql, params)
+        if cursor is None or checked.kind == "tables":
+            return checked, 0, None
+        found = _read_cursor(cursor, checked, params)
+        return checked, found.skip, found.snapshot
+
+    async def _look(self, checked: Checked, at: At | None, pin: Pin | None) -> Snapshot:
+        """What a statement reads; statements that come together share the look."""
+        if pin is not None or (at is not None and at.versions is not None):
+            return await asyncio.to_thread(self._snapshot, checked, at, pin)
+        place = (checked.tables, tuple(sorted(checked.bounds.items(), key=lambda item: item[0])), at and at.slot)
+        return await self._looks.take(place, partial(self._snapshot, checked, at, None))
+
+    async def _remembered(self, answers: Answers, asked: Asked, caller: str) -> Answer:
+        """The answer that is remembered, or one that will be."""
+        streamed, gone = list[Answer](), False
+        assert asked.snapshot is not None
+
+        async def compute() -> Content | None:
+            answer = await self._once(asked, caller)
+            content = await answer.gathered(ENTRY_BYTES)
+            if content is None:
+                if gone:
+                    await answer.aclose()
+                streamed.append(answer)
+            return content
+
+        try:
+            content, source = await answers.get(asked.content_key(), compute, settled=asked.snapshot.is_settled)
+        except BaseException:
+            gone = True
+            for answer in streamed:
+                await answer.aclose()
+            raise
+        if content is not None:
+            return asked.answer(content, source)
+        # Too many rows to be kept: they are streamed to who computed them, and the others run it for themselves.
+        answer = streamed[0] if streamed else await self._once(asked, caller)
+        answer.source = "streamed"
+        return answer
+
+    async def _once(self, asked: Asked, caller: str) -> Answer:
+        """Run a statement over its snapshot."""
+        with self._admitted(caller, asked.limits) as release:
+            assert asked.snapshot is not None
+            views, links = await asyncio.to_thread(_views, self._lake, asked.snapshot, asked.checked.tables)
+            answer = await self._started(asked, views, links, release)
+            release.kept = True
+            return answer
+
     async def _checked(self, sql: str, params: Any) -> Checked:
         if not isinstance(sql, str):
             raise RefusedError("a statement is text", remedy="give one SELECT")
         if self._gated:
-            return await asyncio.to_thread(gate.check, sql, params)
+            place = (sql, msgspec.json.encode(packed_params(params))) if len(sql) <= CHECKED_BYTES else None
+            if place is not None and place in self._checks:
+                self._checks.move_to_end(place)
+                return self._checks[place]
+            checked = await asyncio.to_thread(gate.check, sql, params)
+            if place is not None and len(place[1]) <= CHECKED_BYTES:
+                self._checks[place] = checked
+                while len(self._checks) > CHECKED:
+                    self._checks.popitem(last=False)
+            return checked
         return Checked(sql, "rows", tuple(table.name for name, table in gate.tables().items() if name in sql), {}, sql, ())
 
     async def _answer(
@@ -498,13 +681,8 @@ class SqlEngine:
     ) -> Answer:
         for take in range(1, TAKES + 1):
             snapshot, views, links = await asyncio.to_thread(self._files, checked, at, pin)
-            prefix = {"explain": "explain", "analyze": "explain analyze", "describe": "describe"}.get(checked.kind, "")
-            names = tuple(name.replace("/", ".") for name in checked.tables)
-            task = Task(checked.sql, prefix, params or [], views, links, skip, names if self._gated else None)
             try:
-                running = await self._sandbox.run(task, limits, release.over)
-                release.begun(running)
-                break
+                return await self._started(Asked(sql, params, checked, snapshot, skip, limits), views, links, release)
             except MissingObjectError:
                 # Maintenance deleted a file between the look at the log and the first look at the file; nothing was sent yet.
                 self._snapshots.forget()
@@ -514,7 +692,17 @@ class SqlEngine:
                 # Whoever killed it, or whatever in DuckDB: once more cannot double anything, and twice more would help nobody.
                 if take > 1:
                     raise
-        asked = _Asked(sql, params, checked, snapshot, skip, limits)
+        raise AssertionError("a loop that returns or raises")
+
+    async def _started(self, asked: Asked, views: list[View], links: list[tuple[str, str]], release: _Admission) -> Answer:
+        """Hand a statement to a process with the views and files of its snapshot, and wait for its columns."""
+        checked, snapshot = asked.checked, asked.snapshot
+        assert snapshot is not None
+        prefix = {"explain": "explain", "analyze": "explain analyze", "describe": "describe"}.get(checked.kind, "")
+        names = tuple(name.replace("/", ".") for name in checked.tables)
+        task = Task(checked.sql, prefix, asked.params or [], views, links, asked.skip, names if self._gated else None)
+        running = await self._sandbox.run(task, asked.limits, release.over)
+        release.begun(running)
         asked.running = running
         given = running.columns
         columns = [Column(name, kind) for name, kind in zip(given.names, given.types, strict=True)] if given is not None else []
@@ -561,7 +749,14 @@ class SqlEngine:
         async def done() -> None:
             return
 
-        return Answer([Column(name, "VARCHAR") for name in schema.names], schema, reading, source(), done, _Asked("", None, checked, None, 0, limits))
+        return Answer([Column(name, "VARCHAR") for name in schema.names], schema, reading, source(), done, Asked("", None, checked, None, 0, limits))
+
+
+async def _both(first: list[pa.RecordBatch], rest: AsyncIterator[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
+    for batch in first:
+        yield batch
+    async for batch in rest:
+        yield batch
 
 
 class _Admission:
@@ -661,14 +856,30 @@ def _until(table: Table, slot: int | None) -> str:
 
 
 def _asked(checked: Checked, params: Any) -> str:
-    given = {name: packed(value) for name, value in params.items()} if isinstance(params, Mapping) else [packed(each) for each in params or []]
-    return _sha([checked.normalised, given])
+    return _sha([checked.normalised, packed_params(params)])
+
+
+def packed_params(params: Any) -> Any:
+    """Parameters as JSON has them; `blyan.query.worker.unpacked` undoes it, value by value.
+
+    Raises:
+        StatementError: one is of a type that no parameter may have.
+    """
+    try:
+        return _each_packed(params)
+    except TypeError as error:
+        raise StatementError(str(error), remedy="give numbers, text, booleans, moments, bytes or lists of them") from error
+
+
+def _each_packed(params: Any) -> Any:
+    return {name: packed(value) for name, value in params.items()} if isinstance(params, Mapping) else [packed(each) for each in params or []]
 
 
 def _sha(parts: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
+@cache
 def _duckdb() -> str:
     import duckdb
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import os
 import queue
 import re
@@ -412,6 +413,8 @@ def packed(value: Any) -> Any:
         TypeError: it has a type that no parameter may have.
     """
     match value:
+        case float() if not math.isfinite(value):
+            return ["float", repr(value)]  # JSON has none of these
         case None | bool() | float() | str():
             return value
         case bytes():
@@ -439,6 +442,7 @@ def unpacked(value: Any) -> Any:
         return [unpacked(each) for each in inside]
     made: dict[str, Callable[[str], Any]] = {
         "int": int,
+        "float": float,
         "bytes": b64decode,
         "decimal": Decimal,
         "datetime": datetime.fromisoformat,

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain, groupby, pairwise
 from typing import Any
 
@@ -119,7 +120,10 @@ class Head(Struct, frozen=True):
         ]
 
 
-_decode_head = msgspec.json.Decoder(Head).decode
+@lru_cache(maxsize=4)
+def _decode_head(content: bytes) -> Head:
+    """Readers look many times a second at a file that changes twice a second: the same bytes are the same object."""
+    return msgspec.json.decode(content, type=Head)
 
 
 def read_head(lake: Lake) -> Head | None:

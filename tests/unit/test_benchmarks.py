@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,15 @@ def test_the_embedding_benchmark_prints_its_figures(shared_data: Path) -> None:
     assert all(0.93 < figure["value"] <= 1 for figure in figures if figure["figure"] == "int8_cosine_mean")
     (saved,) = [figure for figure in figures if figure["figure"] == "gist_saved_share"]
     assert saved["value"] == round(1 - saved["distinct_gists"] / saved["documents"], 4) > 0.5
+
+
+@pytest.mark.slow
+def test_the_serving_benchmark_prints_its_figures() -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip("wrk is not installed")
+    figures = figures_of("benchmarks/serve.py", "--slots", "32", "--transactions", "20", "--seconds", "2", "--connections", "4")
+    found = {(figure["workers"], figure["figure"]): figure["value"] for figure in figures}
+    assert all(figure["transactions"] == 640 for figure in figures)
+    for workers in (1, 2):
+        assert found[workers, "cached_requests_per_s"] > found[workers, "computed_requests_per_s"] > 0
+        assert found[workers, "cached_refused"] == found[workers, "cached_broken"] == 0

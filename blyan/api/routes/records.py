@@ -6,7 +6,7 @@ Belongs here: paths, parameters, and the conditions that they mean. Does not bel
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,11 +16,12 @@ from starlette.requests import Request
 
 from blyan.api.callers import LIMITS, Principal, Scope
 from blyan.api.envelope import asked_of
-from blyan.api.models import OneModel, PageModel, encoded_one, encoded_page, row_model
+from blyan.api.models import OneModel, PageModel, encoded_one, encoded_page, encoded_rows, row_model
 from blyan.api.problems import BAD_CURSOR, CANCELLED, FORBIDDEN, GONE, INVALID, NOT_FOUND, RATE_LIMITED, UNAUTHENTICATED, RequestError, responses
+from blyan.api.recall import HOLDS, VARIES, Recall, Reply, tag_of
 from blyan.api.service import Service, known_parameters, needs, service_of
 from blyan.query.lookup import ACCOUNT, HOLDER, MINT, PARTY, PROGRAM, SIGNATURE, Dimension
-from blyan.query.records import Match, Page, Question, Stop
+from blyan.query.records import Match, Page, Question, Reading, Stop
 from blyan.schemas import BALANCE_CHANGES, BLOCK_REWARDS, BLOCKS, COMPLETENESS, INSTRUCTIONS, TOKEN_TRANSFERS, TRANSACTIONS, Table
 
 Route = TypeVar("Route", bound=Callable[..., Any])
@@ -113,8 +114,10 @@ async def _answer(
     question = Question(table, conditions, lookup, window.first_slot, window.last_slot, window.from_time, window.to_time, window.order == "desc")
     if window.from_time or window.to_time:
         question = await _within(request, caller, service, question)
-    page = await service.page(request, caller, question, rows=min(window.limit, caller.limits.page_rows), cursor=window.cursor)
-    return await _sent(request, page)
+    rows = min(window.limit, caller.limits.page_rows)
+    page = await service.page(request, caller, question, rows=rows, cursor=window.cursor)
+    recalled = None if window.from_time or window.to_time or window.cursor else partial(_recalled, service, question, rows)
+    return _sent(request, page, recalled)
 
 
 async def _within(request: Request, caller: Principal, service: Service, question: Question) -> Question:
@@ -124,9 +127,40 @@ async def _within(request: Request, caller: Principal, service: Service, questio
     return replace(question, within=found or (1, 0))
 
 
-async def _sent(request: Request, page: Page) -> Response:
-    asked_of(request.scope).rows = page.rows.num_rows
-    return Response(encoded_page(page), media_type="application/json")
+def _sent(request: Request, page: Page, recalled: Callable[[], Awaitable[Reply | None]] | None = None, *, one: bool = False) -> Response:
+    """Rows of a page as a response.
+
+    Args:
+        request: that is answered.
+        page: its rows.
+        recalled: gives the same response as of another moment, where one look at what stands is enough for it.
+        one: the row itself, in the place of a list.
+    """
+    asked = asked_of(request.scope)
+    asked.rows = page.rows.num_rows
+    if page.content is None:
+        return _response(encoded_rows(page.rows, one=one), page.next, page.reading, one=one)
+    asked.recall = Recall(Scope.READ, recalled) if recalled else None
+    form = "one" if one else "rows"
+    rows = page.content.written(form) or page.content.keep_written(form, encoded_rows(page.rows, one=one))
+    response = _response(rows, page.next, page.reading, one=one)
+    response.headers.update({"etag": tag_of(page.content.digest), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}})
+    return response
+
+
+def _response(rows: bytes, following: str | None, reading: Reading, *, one: bool) -> Response:
+    return Response(encoded_one(rows, reading) if one else encoded_page(rows, following, reading), media_type="application/json")
+
+
+async def _recalled(service: Service, question: Question, rows: int, *, one: bool = False) -> Reply | None:
+    """The response to a question that was answered before, if its rows are the same."""
+    look = await service.look(question)
+    content = service.answers.peek(look.key(rows)) if service.answers else None
+    written = content.written("one" if one else "rows") if content else None
+    if content is None or written is None:
+        return None
+    body = encoded_one(written, look.reading()) if one else encoded_page(written, look.following(content), look.reading())
+    return Reply(body, content.count, tag_of(content.digest), {})
 
 
 def _equal(column: str, value: str | None) -> Match | None:
@@ -158,9 +192,10 @@ async def block(
     request: Request, caller: Reader, service: Serving, slot: Annotated[int, Path(description="The slot.", ge=0, le=LAST_SLOT, examples=[5])]
 ) -> Response:
     """The block that landed in a slot. 404 says whether the slot was skipped, is unknown, or is not there yet."""
-    page = await service.page(request, caller, Question(BLOCKS, first_slot=slot, last_slot=slot, alone=True), rows=1)
+    question = Question(BLOCKS, first_slot=slot, last_slot=slot, alone=True)
+    page = await service.page(request, caller, question, rows=1)
     if page.rows.num_rows:
-        return Response(encoded_one(page.rows, page.reading), media_type="application/json")
+        return _sent(request, page, partial(_recalled, service, question, 1, one=True), one=True)
     known = await service.page(request, caller, Question(COMPLETENESS, first_slot=slot, last_slot=slot, alone=True), rows=1)
     if known.rows.num_rows:
         row = known.rows.to_pylist()[0]
@@ -197,10 +232,10 @@ async def transaction(
     """Looked up in the index of signatures, and in the tail that is not indexed yet."""
     matches = (Match('"signature" = ?', (signature,)),)
     # The newest first: what is asked for has most often just been made, and the tail is walked anyhow.
-    page = await service.page(request, caller, Question(TRANSACTIONS, matches, (SIGNATURE, signature), descending=True, alone=True), rows=1)
+    question = Question(TRANSACTIONS, matches, (SIGNATURE, signature), descending=True, alone=True)
+    page = await service.page(request, caller, question, rows=1)
     if page.rows.num_rows:
-        asked_of(request.scope).rows = 1
-        return Response(encoded_one(page.rows, page.reading), media_type="application/json")
+        return _sent(request, page, partial(_recalled, service, question, 1, one=True), one=True)
     raise RequestError(
         NOT_FOUND, f"no transaction up to slot {page.reading.up_to_slot} has this signature", remedy="check it, or ask again once it has landed"
     )

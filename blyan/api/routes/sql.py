@@ -6,8 +6,9 @@ Belongs here: bodies, formats, and which problem an error is. Does not belong he
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,14 +35,16 @@ from blyan.api.problems import (
     RequestError,
     responses,
 )
+from blyan.api.recall import HOLDS, VARIES, Recall, Reply, tag_of
 from blyan.api.service import HeldResponse, known_parameters, needs, service_of, unless_gone
 from blyan.errors import MissingObjectError
-from blyan.query.formats import FORMATS
+from blyan.query.formats import FORMATS, end_of_json
 from blyan.query.gate import RefusedError
 from blyan.query.sandbox import BusyError, DeadlineError, ProcessDiedError, StatementError, TooLargeError
 from blyan.query.snapshot import Reading
 from blyan.query.spool import Job
 from blyan.query.sql import LONG, Answer, At, SqlEngine
+from blyan.query.sql import Asked as SqlAsked
 
 router = APIRouter(tags=["sql"], dependencies=[Depends(known_parameters)])
 
@@ -49,6 +52,9 @@ ERRORS = (UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, QUERY_REFUSED, TOO_COSTLY, C
 
 FIRST_BYTES = 64 << 10
 """Bytes that are gathered before the head is sent: what fails before is a problem, and what ends before is sent whole."""
+
+MOST_WHOLE = 16 << 20
+"""Bytes of a form of rows that are remembered, which are all there already."""
 
 ANY = ("*/*", "application/*", "")
 
@@ -191,8 +197,18 @@ async def sql(request: Request, asked: Asked, caller: Analyst) -> Response:
     limits = caller.limits.of_sql()
     async with problems_of_sql():
         engine = await service.sql()
-        query = engine.query(asked.sql, asked.params, limits=limits, caller=caller.id, at=_at(asked.at), cursor=asked.cursor, rows=asked.rows)
-        return await unless_gone(request, _sent(request, query, form))
+        query = engine.query(
+            asked.sql,
+            asked.params,
+            limits=limits,
+            caller=caller.id,
+            at=_at(asked.at),
+            cursor=asked.cursor,
+            rows=asked.rows,
+            fresh=asked_of(request.scope).fresh,
+        )
+        recalled = partial(_recalled, engine) if asked.at is None and asked.cursor is None else None
+        return await unless_gone(request, _sent(request, query, form, recalled))
 
 
 @router.post("/v1/pins", summary="Pin a result", responses=responses(NOT_FOUND, *ERRORS))
@@ -317,20 +333,35 @@ async def _pinned(engine: SqlEngine, query: Awaitable[Answer]) -> PinModel:
         return PinModel(pin=made, link=f"/v1/pins/{made}", digest=answer.digest, rows_count=answer.rows_count, truncated=answer.truncated)
 
 
-async def _sent(request: Request, query: Awaitable[Answer], form: str) -> Response:
-    """The rows of an answer as a response; whole where they are few."""
+async def _sent(
+    request: Request, query: Awaitable[Answer], form: str, recalled: Callable[[SqlAsked], Awaitable[Reply | None]] | None = None
+) -> Response:
+    """The rows of an answer as a response; whole where they are few.
+
+    Args:
+        request: that is answered.
+        query: gives the answer.
+        form: of its rows.
+        recalled: gives the same response as of another moment, if the rows are remembered.
+    """
     answer = await query
     kind, write = FORMATS[form]
     parts, first = write(answer), bytearray()
     asked = asked_of(request.scope)
+    asked.sources.append("fresh" if asked.fresh else answer.source or "none")
     headers = {"blyan-reading": reading_header(answer.reading)}
+    if answer.content is not None:
+        headers |= {"etag": tag_of(answer.content.digest, form), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}}
     try:
         async for part in parts:
             first += part
-            if len(first) >= FIRST_BYTES:
+            if len(first) >= (FIRST_BYTES if answer.content is None else MOST_WHOLE):
                 break
         else:
             asked.rows = answer.rows_count
+            if answer.content is not None and form == "json" and recalled is not None:
+                answer.content.keep_written("json", bytes(first[: len(first) - len(end_of_json(answer))]))
+                asked.recall = Recall(Scope.SQL, partial(recalled, answer.asked.of(None)), sql=answer.asked.sql)
             return Response(bytes(first), media_type=kind, headers={**headers, "blyan-truncated": str(answer.truncated).lower()})
     except BaseException:
         await answer.aclose()
@@ -348,9 +379,20 @@ async def _sent(request: Request, query: Awaitable[Answer], form: str) -> Respon
     return HeldResponse(rest(), over, media_type=kind, headers=headers)
 
 
+async def _recalled(engine: SqlEngine, asked: SqlAsked) -> Reply | None:
+    """The response to a statement that was answered before, if its rows are the same."""
+    async with problems_of_sql():
+        found = await engine.recalled(asked)
+    written = found.content.written("json") if found else None
+    if found is None or written is None:
+        return None
+    headers = {"blyan-reading": reading_header(found.reading), "blyan-truncated": str(found.truncated).lower()}
+    return Reply(written + end_of_json(found), found.rows_count, tag_of(found.digest), headers)
+
+
 def reading_header(reading: Reading) -> str:
     """What an answer was read from, without the digests of its ranges, which are many."""
-    fields: dict[str, Any] = msgspec.to_builtins(reading)
+    fields = msgspec.structs.asdict(reading)
     del fields["ranges"]
     return msgspec.json.encode(fields).decode()
 
