@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from contextvars import ContextVar
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -55,6 +56,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.getLogger("strawberry.execution").setLevel(logging.CRITICAL)  # queries at fault are told to who made them
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what answers depend on."""
     found = {}
