@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from blyan.api.callers import LIMITS, SCOPES, Role, Scope, parse_scopes
 from blyan.api.keys import KeyRing, create, listed, parse, parse_duration, revoke
 from blyan.api.live import Hub, changes
 from blyan.api.problems import KINDS, OverloadedError, RequestError, nearest, told_of
-from blyan.api.telemetry import JsonLines
+from blyan.api.telemetry import Gathered, JsonLines
 from blyan.errors import MissingObjectError, PermanentError, SettingError, SourceUnreachableError, StoreFullError
 from blyan.lake import Lake
 from blyan.solana.landing import HEAD, Head, LandedRange
@@ -188,6 +189,59 @@ def test_a_line_of_the_log_is_json_with_what_was_given_besides() -> None:
     record.rows = 3
     line = json.loads(JsonLines().format(record))
     assert (line["level"], line["message"], line["rows"]) == ("warning", "it was", 3)
+
+
+def gathered(file: int) -> tuple[logging.Logger, Gathered]:
+    logger, handler = logging.Logger("gathered"), Gathered(file)
+    logger.addHandler(handler)
+    return logger, handler
+
+
+def test_lines_wait_for_each_other_and_a_warning_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gathered, "WAIT_S", 3600.0)
+    path = tmp_path / "log"
+    with path.open("wb", buffering=0) as file:
+        logger, handler = gathered(file.fileno())
+        logger.info("first")
+        assert not path.read_bytes()
+        logger.warning("second")
+        assert path.read_text() == "first\nsecond\n"
+        for number in range(Gathered.LINES + 1):
+            logger.info("%d", number)
+        assert path.read_text().count("\n") == 2 + Gathered.LINES
+        handler.flush()
+        assert path.read_text().split("\n")[2:-1] == [str(number) for number in range(Gathered.LINES + 1)]
+
+
+def test_a_line_does_not_wait_for_ever() -> None:
+    reader, writer = os.pipe()
+    logger, _ = gathered(writer)
+    logger.info("alone")
+    assert os.read(reader, 100) == b"alone\n"  # which waits until there is something
+    os.close(writer)
+    logger.warning("to a file that is closed")
+    os.close(reader)
+
+
+def test_lines_of_many_bytes_are_written_whole_and_no_write_is_larger_than_a_pipe_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gathered, "WAIT_S", 3600.0)
+    written: list[bytes] = []
+    given: list[bytes] = []
+
+    def write(_: int, data: bytes) -> int:
+        given.append(data)
+        written.append(data[:3_000])
+        return len(written[-1])
+
+    monkeypatch.setattr("blyan.api.telemetry.os.write", write)
+    logger, handler = gathered(0)
+    lines = ["x" * size for size in (10, 4_000, 80, 9_000, 1, 2, 3)]
+    for line in lines:
+        logger.info(line)
+    handler.flush()
+    assert b"".join(written).decode().split("\n")[:-1] == lines
+    assert all(len(data) <= select.PIPE_BUF for data in given if data.count(b"\n") > 1)
+    assert any(data.count(b"\n") > 1 for data in given)
 
 
 # Live
