@@ -356,14 +356,15 @@ def test_a_process_that_takes_too_much_memory_is_replaced(asker: Asker, monkeypa
 
 
 def test_a_caller_may_have_so_many_at_once_and_no_other_suffers(asker: Asker) -> None:
+    # Each asks what nobody asked before: an answer that is remembered takes no place.
     async def crowd() -> None:
         limits = msgspec.structs.replace(SMALL, concurrency=1)
-        async with await asker.engine.query("select * from range(10000)", limits=limits, caller="a"):
+        async with await asker.engine.query("select * from range(10001)", limits=limits, caller="a"):
             with pytest.raises(BusyError, match="of this caller"):
-                await asker.engine.query("select 1", limits=limits, caller="a")
-            async with await asker.engine.query("select 1", limits=limits, caller="b") as answer:
+                await asker.engine.query("select 1001", limits=limits, caller="a")
+            async with await asker.engine.query("select 1002", limits=limits, caller="b") as answer:
                 assert (await answer.table()).num_rows == 1
-        async with await asker.engine.query("select 1", limits=limits, caller="a") as answer:
+        async with await asker.engine.query("select 1003", limits=limits, caller="a") as answer:
             assert (await answer.table()).num_rows == 1
 
     asker.run(crowd())
@@ -377,7 +378,7 @@ def test_who_waits_too_long_for_a_process_is_told(asker: Asker) -> None:
         sql = "select i, repeat('x', 1000) from range(100000) r(i)"
         async with await asker.engine.query(sql, limits=limits), await asker.engine.query(sql, limits=limits):
             with pytest.raises(BusyError, match="at work on another"):
-                await asker.engine.query("select 1", limits=limits)
+                await asker.engine.query("select 1004", limits=limits)
 
     asker.run(crowd())
     assert asker.engine.free == 2

@@ -263,7 +263,9 @@ def test_every_listed_function_is_duckdbs_and_the_dangerous_are_not_listed() -> 
 def test_a_limit_on_depth_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: without it, the same text is read."""
     monkeypatch.setattr(gate, "MAX_NESTED", 1_000)
+    gate._remembered.cache_clear()
     assert check(DEEP["brackets"](150)).kind == "rows"
     monkeypatch.undo()
+    gate._remembered.cache_clear()
     with pytest.raises(RefusedError, match="nested"):
         check(DEEP["brackets"](150))
