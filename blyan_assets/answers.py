@@ -7,20 +7,19 @@ Belongs here: the asset `serving/hot_answers`. Does not belong here: what is ask
 import asyncio
 import hashlib
 import time
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import msgspec
 
 from blyan.lake import Lake
-from blyan.query.cache import Answers, Room
-from blyan.query.hot_answers import Hot, Refreshed, hottest, refresh
-from blyan.query.kept_answers import CONTENTS, KeptAnswers
-from blyan.query.shared_answers import SharedAnswers
-from blyan.query.sql import SqlEngine
 from blyan.settings import Settings
 from blyan_assets.failures import failures
 from blyan_assets.tables import OWNERS
 from resources.lake import LakeResource
+
+if TYPE_CHECKING:
+    from blyan.query.hot_answers import Hot, Refreshed
 
 HOT_ANSWERS = dg.AssetKey(["serving", "hot_answers"])
 
@@ -45,6 +44,10 @@ def answers_assets() -> dg.AssetsDefinition:
     def hot_answers(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         started, settings = time.monotonic(), lake.settings()
         with failures(context):
+            # What runs statements reads a parser of SQL, and nobody who only looks at the graph should wait for that.
+            from blyan.query.hot_answers import Refreshed, hottest
+            from blyan.query.kept_answers import CONTENTS
+
             store = lake.open()
             hot = hottest(store, settings.hot_answers)
             done = asyncio.run(_refreshed(settings, store, hot)) if hot else Refreshed(0, 0, 0, 0, {})
@@ -63,7 +66,13 @@ def answers_assets() -> dg.AssetsDefinition:
     return hot_answers
 
 
-async def _refreshed(settings: Settings, lake: Lake, hot: list[Hot]) -> Refreshed:
+async def _refreshed(settings: Settings, lake: Lake, hot: "list[Hot]") -> "Refreshed":
+    from blyan.query.cache import Answers, Room
+    from blyan.query.hot_answers import refresh
+    from blyan.query.kept_answers import KeptAnswers
+    from blyan.query.shared_answers import SharedAnswers
+    from blyan.query.sql import SqlEngine
+
     rooms: list[Room] = [SharedAnswers(settings.redis_url.get_secret_value())] if settings.redis_url else []
     rooms += [KeptAnswers(lake, settings.answers_bytes)] if settings.answers_bytes else []
     answers = Answers(MEMORY, rooms)

@@ -16,7 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -25,8 +25,10 @@ from blyan.errors import BlyanError, MissingObjectError
 from blyan.lake import Lake
 from blyan.query.kept_answers import FOLDER
 from blyan.query.sandbox import Limits
-from blyan.query.sql import Asked, SqlEngine, packed_params
 from blyan.query.worker import unpacked
+
+if TYPE_CHECKING:
+    from blyan.query.sql import Asked, SqlEngine
 
 ASKED = f"{FOLDER}/asked"
 
@@ -94,6 +96,9 @@ class Counts:
 
     def note(self, asked: Asked) -> None:
         """Somebody asked, whether the answer was remembered or not."""
+        # Sensors read what is said here, and have no use for a parser of SQL.
+        from blyan.query.sql import packed_params
+
         place = (asked.checked.normalised, msgspec.json.encode(packed_params(asked.params)), asked.limits.rows, asked.limits.bytes)
         if place in self._counts or len(self._counts) < COUNTED:
             self._counts[place] += 1

@@ -149,7 +149,7 @@ def test_a_long_query_is_submitted_polled_fetched_and_cancelled(client: httpx.Cl
         ({"sql": "select " + "1+" * 400_000 + "1"}, "query-refused", ""),
         ({"sql": "select '" + "x" * 10_000_000 + "'"}, "too-large", ""),
         ({"sql": 1}, "invalid", "valid string"),
-        ({"sql": "select 1", "paramz": []}, "invalid", "Extra inputs"),
+        ({"sql": "select 1", "paramz": []}, "invalid", "did you mean params"),
         ({"sql": "select $1", "params": [{"deep": {}}]}, "invalid", ""),
         ({"sql": "select 1", "rows": 0}, "invalid", "greater than or equal to 1"),
         ({"sql": "select 1", "format": "xml"}, "invalid", "'json'"),

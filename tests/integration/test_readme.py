@@ -21,7 +21,7 @@ from blyan.settings import load_settings
 from blyan.solana.slots import SlotRange
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ENDLESS = ("up", "follow", "localnet", "serve")
+ENDLESS = ("up", "follow", "localnet", "serve", "mcp")
 """Commands that run until they are told to end: tests of their own run them."""
 
 SMALL = {"BLYAN_HORIZON_SLOT": "300", "BLYAN_EMBEDDED_TRANSACTIONS_PER_SLOT": "2"}
