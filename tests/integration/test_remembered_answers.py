@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from blyan.errors import StoreFullError, TransientError
 from blyan.lake import Lake
 from blyan.query.cache import Answers, Content, rows_in_bytes
+from blyan.query.gate import RefusedError
 from blyan.query.kept_answers import BLOCK_BYTES, CONTENTS, INDEX, ORPHANED_S, RENEWED_S, KeptAnswers
 from blyan.query.shared_answers import PREFIX, SharedAnswers
 from blyan.query.sql import SqlEngine
@@ -222,6 +223,14 @@ def test_parameters_that_look_alike_are_not_the_same(world: World) -> None:
     found = [world.ask("select $1", [value])[0][0][0] for value in (1, True, "1", 1.0, None, float("nan"))]
     assert found[:5] == [1, True, "1", 1.0, None]
     assert found[5] != found[5]
+
+
+def test_a_statement_that_looks_like_another_does_not_give_it_its_answer(world: World) -> None:
+    assert world.ask("select 1\u1680x")[1].columns[0].name == "\u1680x"
+    assert world.ask("select 1 x")[1].columns[0].name == "x"
+    with pytest.raises(RefusedError):
+        world.ask("select map {#1: '#}{1: 2}--'} from (select 1)")
+    assert world.ask("select map {1: 2}")[0] == [([(1, 2)],)]
 
 
 def test_a_page_goes_on_from_a_first_page_that_is_remembered(world: World) -> None:
