@@ -64,7 +64,7 @@ def answers_assets() -> dg.AssetsDefinition:
 
 
 async def _refreshed(settings: Settings, lake: Lake, hot: list[Hot]) -> Refreshed:
-    rooms: list[Room] = [SharedAnswers(settings.redis_url.get_secret_value())] if settings.redis_url else []
+    rooms: list[Room] = [SharedAnswers(settings.redis_url.get_secret_value(), settings.token_secret)] if settings.redis_url else []
     rooms += [KeptAnswers(lake, settings.answers_bytes)] if settings.answers_bytes else []
     answers = Answers(MEMORY, rooms)
     try:
