@@ -73,7 +73,7 @@ async def _refreshed(settings: Settings, lake: Lake, hot: "list[Hot]") -> "Refre
     from blyan.query.shared_answers import SharedAnswers
     from blyan.query.sql import SqlEngine
 
-    rooms: list[Room] = [SharedAnswers(settings.redis_url.get_secret_value())] if settings.redis_url else []
+    rooms: list[Room] = [SharedAnswers(settings.redis_url.get_secret_value(), settings.token_secret)] if settings.redis_url else []
     rooms += [KeptAnswers(lake, settings.answers_bytes)] if settings.answers_bytes else []
     answers = Answers(MEMORY, rooms)
     try:

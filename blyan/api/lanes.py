@@ -6,6 +6,7 @@ Belongs here: waiting for a thread and for its answer. Does not belong here: the
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,6 +22,10 @@ WAITING = 256
 """Pieces of work that may wait for a thread of a lane; beyond, the service says that it is busy."""
 
 
+WAITING_SHARE = WAITING // 2
+"""Of them, those of one caller: else whoever asks faster than it is answered has everybody refused."""
+
+
 class Lane:
     """Threads for one kind of work.
 
@@ -32,7 +37,7 @@ class Lane:
 
     def __init__(self, name: str, threads: int, share: int) -> None:
         self._pool, self._share = ThreadPoolExecutor(threads, name), share
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._shares: dict[str, asyncio.Semaphore] = {}
 
     async def run(self, request: Request | None, caller: Principal, work: Callable[[], Result], stop: Callable[[], None]) -> Result:
@@ -49,16 +54,18 @@ class Lane:
             OverloadedError: too much waits.
             ClientGoneError: the client went away.
         """
-        if self._waiting >= WAITING:
+        if self._waiting[caller.id] >= WAITING_SHARE or self._waiting.total() >= WAITING:
             raise OverloadedError(UNAVAILABLE, "too many questions wait", remedy="ask again", retry_after_s=1.0)
         share = self._shares.setdefault(caller.id, asyncio.Semaphore(self._share))
-        self._waiting += 1
+        self._waiting[caller.id] += 1
         try:
             # A caller with many questions waits for itself, and takes no thread that another would get.
             await share.acquire()
             return await self._run(request, caller.limits.seconds, self._begun(work, share), stop)
         finally:
-            self._waiting -= 1
+            self._waiting[caller.id] -= 1
+            if not self._waiting[caller.id]:
+                del self._waiting[caller.id]
             if not share.locked() and len(self._shares) > WAITING:
                 self._shares.pop(caller.id, None)
 

@@ -23,6 +23,9 @@ from starlette.requests import HTTPConnection
 from blyan.api.callers import Role, Scope
 from blyan.api.envelope import App, Asked, Message, Receive, Send, asked_of
 from blyan.api.service import Service
+from blyan.query.cache import Content, key_of
+from blyan.query.records import Reading as RecordsReading
+from blyan.query.snapshot import Reading
 
 KNOWN = 4_096
 """Requests that are known, by role."""
@@ -73,9 +76,14 @@ class Recall:
     sql: str | None = None
 
 
-def tag_of(digest: str, form: str = "json") -> str:
-    """A weak tag: what an answer says of now is another each time, and its rows are the same."""
-    return f'W/"{digest[:32]}-{form}"'
+def tag_of(content: Content, reading: Reading | RecordsReading, form: str = "json") -> str:
+    """A weak tag: what an answer says of now is another each time, and its rows are the same.
+
+    An answer with more rows behind it has a cursor into what stands now. It is another where something else stands, or who kept it
+    would go on with that cursor for good, even where that is gone.
+    """
+    said = key_of(content.digest, reading.versions, reading.generation) if content.truncated else content.digest
+    return f'W/"{said[:32]}-{form}"'
 
 
 class Recalling:
@@ -96,7 +104,8 @@ class Recalling:
         if scope["type"] != "http" or not (scope["method"] == "GET" or (scope["method"] == "POST" and scope["path"] in POSTS)):
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        # Of two with one name the first counts, as for the routes.
+        headers = dict(reversed(scope["headers"]))
         asked = asked_of(scope)
         asked.fresh = _wants_fresh(headers.get(b"cache-control", b""))
         if b"if-none-match" in headers:

@@ -108,7 +108,7 @@ class Service:
         """What is remembered, here, in Redis and in the lake."""
         settings, rooms = self.settings, list[Room]()
         if settings.redis_url:
-            rooms.append(SharedAnswers(settings.redis_url.get_secret_value(), self._told))
+            rooms.append(SharedAnswers(settings.redis_url.get_secret_value(), settings.token_secret, self._told))
         if settings.answers_bytes:
             rooms.append(KeptAnswers(self.lake, settings.answers_bytes, self._told))
         return Answers(settings.answers_memory_mb << 20, rooms, tell=self._told)

@@ -239,7 +239,7 @@ class Answers:
             mine = flight is None
             if flight is None:
                 flight = self._flights[key] = _Flight(asyncio.create_task(self._fetched(key, compute, settled)))
-                flight.task.add_done_callback(lambda task: self._landed(key, task))
+                flight.task.add_done_callback(partial(self._landed, key, flight))
             else:
                 self._tell("wait")
             flight.waiting += 1
@@ -253,6 +253,7 @@ class Answers:
                 flight.waiting -= 1
                 if not flight.waiting and not flight.task.done():
                     flight.task.cancel()
+                    self._forget(key, flight)  # it takes a moment to end, and who comes meanwhile computes
             return content, source if mine else "joined"
 
     async def put(self, key: str, content: Content, *, settled: bool) -> None:
@@ -273,10 +274,14 @@ class Answers:
 
     # Steps
 
-    def _landed(self, key: str, task: asyncio.Task[Any]) -> None:
-        del self._flights[key]
+    def _landed(self, key: str, flight: _Flight, task: asyncio.Task[Any]) -> None:
+        self._forget(key, flight)
         if not task.cancelled():
             task.exception()  # looked at, so that nobody is warned where all who waited went away
+
+    def _forget(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     async def _fetched(self, key: str, compute: Callable[[], Awaitable[Content | None]], settled: bool) -> tuple[Content | None, str]:
         lacking: list[Room] = []

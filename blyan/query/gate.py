@@ -242,13 +242,16 @@ def _tokens(dialect: DuckDB, sql: str) -> list[Token]:
     """The words of a statement, without the semicolons at its end.
 
     Raises:
-        RefusedError: there are none, too many, or they are nested too deep.
+        RefusedError: there are none, too many, they are nested too deep, or words that DuckDB would read are not among them.
     """
     words = list(dialect.tokenize(sql))
     while words and words[-1].token_type == TokenType.SEMICOLON:
         words.pop()
     if not words:
         raise RefusedError("there is no statement", remedy="give one SELECT")
+    if any("{#" in sql[word.end + 1 : following.start] for word, following in itertools.pairwise(words)):
+        # The tokenizer takes it for a comment, and DuckDB for a map whose first key is a column's number.
+        raise RefusedError("{# stands outside of a text", remedy="write { #1 for the first column, and no {# in comments")
     if len(words) > MAX_TOKENS:
         raise RefusedError(f"the statement has more than {MAX_TOKENS} words", remedy="put long lists into parameters")
     depth = prefixes = deepest = 0
@@ -273,11 +276,15 @@ def _numbered(text: str, words: Sequence[Token]) -> str:
 
 
 def _normalised(sql: str, words: Sequence[Token]) -> str:
-    """The text with one sign between words: a line's end where there was one, because two strings on two lines are one string."""
+    """The text with one sign between words: a line's end where there was one, because two strings on two lines are one string.
+
+    What is between words and not ASCII stays: some of it is space for the tokenizer, and part of a name for DuckDB.
+    """
     parts, end = [], None
     for word in words:
         if end is not None:
-            parts.append("\n" if "\n" in sql[end : word.start] else " ")
+            between = sql[end : word.start]
+            parts.append(between if not between.isascii() else "\n" if "\n" in between or "\r" in between else " ")
         parts.append(sql[word.start : word.end + 1])
         end = word.end + 1
     return "".join(parts)

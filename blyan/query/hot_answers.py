@@ -41,6 +41,9 @@ SAID = 200
 COUNTED = 4_096
 """Statements that a process counts between two writings; further ones are not counted until then."""
 
+COUNTED_BYTES = 4 << 10
+"""Characters of a statement and bytes of its parameters; longer ones are not counted, or a few callers fill the memory with them."""
+
 OLD_S = 3_600.0
 """Seconds after which what a process said is of nobody who lives."""
 
@@ -100,6 +103,8 @@ class Counts:
         from blyan.query.sql import packed_params
 
         place = (asked.checked.normalised, msgspec.json.encode(packed_params(asked.params)), asked.limits.rows, asked.limits.bytes)
+        if len(place[0]) + len(place[1]) > COUNTED_BYTES:
+            return
         if place in self._counts or len(self._counts) < COUNTED:
             self._counts[place] += 1
             self._tables[place[0]] = asked.checked.tables

@@ -2,7 +2,9 @@
 
 Belongs here: what is asked of Redis. Does not belong here: when it is asked (`blyan.query.cache`).
 
-An entry stands under its key, behind the SHA-256 of key and entry: what somebody else wrote, or wrote half, or under another key, is none.
+An entry stands under its key, behind a digest of key and entry: what was written half, or under another key, is none. Where the service has a
+secret, the digest is an HMAC with it (RFC 2104, SHA-256), so what somebody without the secret wrote is none either; without one, whoever may
+write into Redis may make up answers, and Redis has to be the service's own.
 Redis forgets an entry `LASTS_S` after it was last put, or earlier, as its own policy says; nothing is deleted by us.
 """
 
@@ -10,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 from collections.abc import Callable
 from typing import Any
+
+from pydantic import SecretStr
 
 from blyan.errors import SettingError, TransientError
 
@@ -31,6 +36,7 @@ class SharedAnswers:
 
     Args:
         url: `redis://host:port/db`, or `rediss://`.
+        secret: that all who share have; None: entries are not authenticated.
         tell: called with `redis damaged` where an entry is not what was put.
 
     Raises:
@@ -41,14 +47,14 @@ class SharedAnswers:
     lasting = False
     wait_s = TIMEOUT_S
 
-    def __init__(self, url: str, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, url: str, secret: SecretStr | None = None, tell: Callable[[str], None] = lambda _: None) -> None:
         from redis.asyncio import Redis
 
         try:
             self._redis: Any = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, max_connections=64)
         except ValueError as error:
             raise SettingError(str(error), where="BLYAN_REDIS_URL", remedy="give redis://host:port/0") from error
-        self._tell = tell
+        self._secret, self._tell = secret, tell
 
     async def get(self, key: str) -> bytes | None:
         """An entry that is what was put.
@@ -60,7 +66,7 @@ class SharedAnswers:
         if found is None:
             return None
         entry = bytes(found[DIGEST_BYTES:])
-        if found[:DIGEST_BYTES] != _digest(key, entry):
+        if not hmac.compare_digest(bytes(found[:DIGEST_BYTES]), self._digest(key, entry)):
             self._tell("redis damaged")
             return None
         return entry
@@ -71,7 +77,7 @@ class SharedAnswers:
         Raises:
             TransientError: Redis did not take it.
         """
-        await self._done(self._redis.set(PREFIX + key, _digest(key, entry) + entry, ex=LASTS_S))
+        await self._done(self._redis.set(PREFIX + key, self._digest(key, entry) + entry, ex=LASTS_S))
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -87,6 +93,7 @@ class SharedAnswers:
         except (RedisError, OSError, TimeoutError) as error:
             raise TransientError(f"Redis did not answer: {type(error).__name__}", remedy="it is asked again") from error
 
-
-def _digest(key: str, entry: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + entry).digest()
+    def _digest(self, key: str, entry: bytes) -> bytes:
+        # With the prefix, nothing that the secret signs elsewhere is an entry.
+        content = (PREFIX + key).encode() + entry
+        return hashlib.sha256(content).digest() if self._secret is None else hmac.digest(self._secret.get_secret_value().encode(), content, "sha256")

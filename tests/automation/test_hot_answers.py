@@ -13,7 +13,7 @@ import pytest
 
 from blyan.lake import Lake
 from blyan.query.cache import Answers
-from blyan.query.hot_answers import ASKED, COUNTED, OLD_S, Counts, Hot, Said, hottest, refresh
+from blyan.query.hot_answers import ASKED, COUNTED, COUNTED_BYTES, OLD_S, Counts, Hot, Said, hottest, refresh
 from blyan.query.kept_answers import KeptAnswers
 from blyan.query.sql import SqlEngine
 from blyan.schemas import TRANSACTIONS
@@ -106,6 +106,9 @@ def test_counting_is_bounded(tmp_path: Path) -> None:
     counts, seen = Counts(lake), list[Any]()
     Reader(lake, noted=seen.append).ask("select 1")
     (asked,) = seen
+    asked.params = ["x" * COUNTED_BYTES]
+    counts.note(asked)
+    assert not counts._counts
     for number in range(COUNTED + 100):
         asked.params = [number]
         counts.note(asked)

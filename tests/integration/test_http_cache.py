@@ -162,6 +162,35 @@ def test_a_tag_is_of_one_form_and_one_result(client: httpx.Client) -> None:
     assert len(set(tags)) == 3
 
 
+def test_a_page_that_goes_on_now_is_another(client: httpx.Client, settings: Settings) -> None:
+    """The same rows with more behind them: who has them is not told that nothing changed, or it would never ask for the rest."""
+    newest = ask(client, NEWEST).json()["rows"][0][0]
+    path, blocks = f"/v1/blocks?first_slot={newest}&limit=1", f"select slot from solana.blocks where slot >= {newest} order by slot"
+    page, found = client.get(path), ask(client, blocks, rows=1)
+    assert (page.json()["next"], found.json()["truncated"]) == (None, False)
+    moved(settings, newest + 1)
+    for _ in range(2):
+        later, more = (
+            client.get(path, headers={"if-none-match": page.headers["etag"]}),
+            ask(client, blocks, {"if-none-match": found.headers["etag"]}, rows=1),
+        )
+        assert (later.status_code, more.status_code) == (200, 200)
+        assert later.json()["next"]
+        assert more.json()["truncated"]
+        assert (later.json()["data"], more.json()["rows"]) == (page.json()["data"], found.json()["rows"])
+
+
+def test_two_headers_of_one_name_give_nobody_another_form(client: httpx.Client) -> None:
+    """The route looks at the first of them: what it answered is not remembered for those who send the other one alone."""
+    both = [("accept", "application/json"), ("accept", "text/csv")]
+    body = {"sql": "select 'two headers' as n"}
+    assert client.build_request("POST", "/v1/sql", json=body, headers=both).headers.get_list("accept") == ["application/json", "text/csv"]
+    for _ in range(2):
+        client.send(client.build_request("POST", "/v1/sql", json=body, headers=both))
+        response = client.post("/v1/sql", json=body, headers={"accept": "text/csv"})
+        assert response.headers["content-type"].partition(";")[0] == "text/csv"
+
+
 def test_who_asks_is_told_and_counted_as_ever(client: httpx.Client, service: Served, settings: Settings, folder: Path) -> None:
     ask(client, COUNT)
     assert status(ask(client, COUNT)) == "blyan; hit"

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from blyan.errors import StoreFullError, TransientError
 from blyan.lake import Lake
 from blyan.query.cache import Answers, Content, rows_in_bytes
+from blyan.query.gate import RefusedError
 from blyan.query.kept_answers import BLOCK_BYTES, CONTENTS, INDEX, ORPHANED_S, RENEWED_S, KeptAnswers
 from blyan.query.shared_answers import PREFIX, SharedAnswers
 from blyan.query.sql import SqlEngine
@@ -222,6 +224,14 @@ def test_parameters_that_look_alike_are_not_the_same(world: World) -> None:
     found = [world.ask("select $1", [value])[0][0][0] for value in (1, True, "1", 1.0, None, float("nan"))]
     assert found[:5] == [1, True, "1", 1.0, None]
     assert found[5] != found[5]
+
+
+def test_a_statement_that_looks_like_another_does_not_give_it_its_answer(world: World) -> None:
+    assert world.ask("select 1\u1680x")[1].columns[0].name == "\u1680x"
+    assert world.ask("select 1 x")[1].columns[0].name == "x"
+    with pytest.raises(RefusedError):
+        world.ask("select map {#1: '#}{1: 2}--'} from (select 1)\nwhere true")
+    assert world.ask("select map {1: 2}\nwhere true")[0] == [([(1, 2)],)]
 
 
 def test_a_page_goes_on_from_a_first_page_that_is_remembered(world: World) -> None:
@@ -455,7 +465,7 @@ def sources_of(url: str, *rounds: list[int], between: Any = None) -> tuple[list[
     async def lived() -> list[list[str]]:
         found = []
         for numbers in rounds:
-            room = SharedAnswers(url, lambda event: events.update([event]))
+            room = SharedAnswers(url, tell=lambda event: events.update([event]))
             answers = Answers(1 << 20, [room], tell=lambda event: events.update([event]))
             sources = []
             for number in numbers:
@@ -521,6 +531,24 @@ def test_what_is_not_what_was_put_is_a_miss(redis: RedisServer, damage: str) -> 
     found, events = sources_of(redis.url, [1])
     assert found == [["computed"]]
     assert events["redis damaged"] + events["redis failed"] >= 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_was_put_without_the_secret_is_a_miss(redis: RedisServer) -> None:
+    """Whoever may write into Redis, and knows all of this code, gives nobody an answer."""
+    secret, other = SecretStr("s" * 32), SecretStr("t" * 32)
+
+    async def lived() -> list[bytes | None]:
+        found = []
+        for number, writer in enumerate((None, other, secret)):
+            room, reader = SharedAnswers(redis.url, writer), SharedAnswers(redis.url, secret)
+            await room.put(key(number), b"entry")
+            found.append(await reader.get(key(number)))
+            await room.close()
+            await reader.close()
+        return found
+
+    assert asyncio.run(lived()) == [None, None, b"entry"]
 
 
 def test_a_room_that_hangs_is_given_up_and_not_asked_again(tmp_path: Path) -> None:

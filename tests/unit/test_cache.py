@@ -104,6 +104,33 @@ def test_fifty_who_come_together_wait_for_one_computation() -> None:
     assert (events["miss"], events["wait"]) == (1, 49)
 
 
+def test_who_comes_while_a_computation_is_given_up_is_served() -> None:
+    """Ending a statement takes a moment, and who asks meanwhile has not gone away."""
+    answers, begun, over = Answers(1 << 20), asyncio.Event(), asyncio.Event()
+
+    async def given_up() -> Content | None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await over.wait()
+        return None
+
+    async def lived() -> tuple[Any, Any]:
+        first = asyncio.create_task(answers.get("k", given_up, settled=True))
+        await begun.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        second = asyncio.create_task(answers.get("k", making(content(9), wait_s=0.01), settled=True))
+        third = asyncio.create_task(answers.get("k", making(content(9), wait_s=0.01), settled=True))
+        await asyncio.sleep(0)
+        over.set()
+        return await asyncio.gather(second, third, return_exceptions=True)
+
+    assert [each[1] for each in run(lived)] == ["computed", "joined"]
+    assert not answers._flights
+
+
 def test_the_others_are_served_where_the_first_one_goes_away() -> None:
     answers, counted = Answers(1 << 20), list[int]()
 

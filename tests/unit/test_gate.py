@@ -246,6 +246,24 @@ def test_strings_keep_their_space_and_names_their_case() -> None:
     assert check("select 'a'\n'b'").normalised != check("select 'a' 'b'").normalised
 
 
+def test_what_only_one_parser_takes_for_a_space_stays() -> None:
+    """DuckDB reads `\u1680x` as a name: without its first sign another column's name would be remembered for this statement."""
+    for sign in ("\u1680", "\u2028", "\x85"):
+        assert check(f"select 1{sign}x").normalised != check("select 1 x").normalised
+        assert tree(check(f"select 1{sign}x").normalised) == tree(f"select 1{sign}x")
+    assert check("select 'a'\r'b'").normalised == check("select 'a'\n'b'").normalised
+
+
+def test_what_is_no_comment_for_duckdb_is_refused() -> None:
+    """For the parser here `{#` begins a comment: what DuckDB runs would have neither its words in the key, nor its functions looked at."""
+    hidden = "select map {#1: '#}{1: 2}--'} from (select 1)\nwhere true"
+    assert duckdb.execute(hidden).fetchall() == [({1: "#}{1: 2}--"},)]
+    with pytest.raises(RefusedError, match=r"\{#"):
+        check(hidden)
+    assert check("select map { #1: 'x'} from (select 1) -- {# a comment #}").kind == "rows"
+    assert check("select '{# a #}'").normalised == "select '{# a #}'"
+
+
 def test_every_listed_function_is_duckdbs_and_the_dangerous_are_not_listed() -> None:
     known = {name for (name,) in duckdb.connect().execute("select distinct function_name from duckdb_functions()").fetchall()}
     assert functions() <= known

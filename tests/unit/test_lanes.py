@@ -113,3 +113,21 @@ def test_too_much_that_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         assert await lane.run(client, OTHER, lambda: "again", print) == "again"
 
     in_a_lane(check)
+
+
+def test_a_caller_that_waits_for_itself_leaves_others_places_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "WAITING", 8)
+    monkeypatch.setattr(lanes, "WAITING_SHARE", 4)
+
+    async def check(lane: Lane, client: Any) -> None:
+        free = threading.Event()
+        mine = [asyncio.create_task(lane.run(client, CALLER, lambda: free.wait(30), print)) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert await lane.run(client, OTHER, lambda: "other", print) == "other"
+        free.set()
+        done = await asyncio.gather(*mine, return_exceptions=True)
+        assert [type(each) for each in done] == [bool] * 4 + [OverloadedError] * 16
+        assert await lane.run(client, CALLER, lambda: "again", print) == "again"
+        assert not lane._waiting
+
+    in_a_lane(check)

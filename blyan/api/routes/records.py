@@ -144,7 +144,7 @@ def _sent(request: Request, page: Page, recalled: Callable[[], Awaitable[Reply |
     form = "one" if one else "rows"
     rows = page.content.written(form) or page.content.keep_written(form, encoded_rows(page.rows, one=one))
     response = _response(rows, page.next, page.reading, one=one)
-    response.headers.update({"etag": tag_of(page.content.digest), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}})
+    response.headers.update({"etag": tag_of(page.content, page.reading), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}})
     return response
 
 
@@ -159,8 +159,9 @@ async def _recalled(service: Service, question: Question, rows: int, *, one: boo
     written = content.written("one" if one else "rows") if content else None
     if content is None or written is None:
         return None
-    body = encoded_one(written, look.reading()) if one else encoded_page(written, look.following(content), look.reading())
-    return Reply(body, content.count, tag_of(content.digest), {})
+    reading = look.reading()
+    body = encoded_one(written, reading) if one else encoded_page(written, look.following(content), reading)
+    return Reply(body, content.count, tag_of(content, reading), {})
 
 
 def _equal(column: str, value: str | None) -> Match | None:

@@ -351,7 +351,7 @@ async def _sent(
     asked.sources.append("fresh" if asked.fresh else answer.source or "none")
     headers = {"blyan-reading": reading_header(answer.reading)}
     if answer.content is not None:
-        headers |= {"etag": tag_of(answer.content.digest, form), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}}
+        headers |= {"etag": tag_of(answer.content, answer.reading, form), **{name.decode(): value.decode() for name, value in (HOLDS, VARIES)}}
     try:
         async for part in parts:
             first += part
@@ -387,7 +387,7 @@ async def _recalled(engine: SqlEngine, asked: SqlAsked) -> Reply | None:
     if found is None or written is None:
         return None
     headers = {"blyan-reading": reading_header(found.reading), "blyan-truncated": str(found.truncated).lower()}
-    return Reply(written + end_of_json(found), found.rows_count, tag_of(found.digest), headers)
+    return Reply(written + end_of_json(found), found.rows_count, tag_of(found.content, found.reading), headers)
 
 
 def reading_header(reading: Reading) -> str:
