@@ -276,8 +276,8 @@ def _problem_of_dependencies(header: Header) -> tuple[str, str] | None:
         if ref.chain == header.chain and ref.height >= header.height:
             return "depends_on", f"{ref} is not earlier"
         before = (ref.chain, ref.height)
-    if header.height == 0 and (header.chain == "A" or depends_on[0].chain != "A" or depends_on[0].height != 0):
-        return "depends_on", "the first block of A has none, that of another chain has the genesis block of A"
+    if header.height == 0 and (header.chain == "A" or [(ref.chain, ref.height) for ref in depends_on] != [("A", 0)]):
+        return "depends_on", "the first block of A has none, that of another chain has the genesis block of A alone"
     return None
 
 

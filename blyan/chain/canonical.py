@@ -74,7 +74,7 @@ def check(value: object, *, where: str = "canonical JSON") -> None:
     pending: list[tuple[object, int]] = [(value, 0)]
     while pending:
         item, depth = pending.pop()
-        if depth > MAX_DEPTH:
+        if depth == MAX_DEPTH and type(item) in (dict, list):
             raise NotCanonicalError(f"more than {MAX_DEPTH} levels", where=where, remedy="put it into the payload")
         if type(item) is dict:
             for key, child in item.items():

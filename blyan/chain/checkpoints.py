@@ -42,6 +42,10 @@ def newest(heads: list[SignedHead], trust: Trust) -> SignedHead | None:
     return max(good, key=lambda signed: signed.head.size, default=None)
 
 
-def log_of(chains: Chains, chain: str) -> Log:
-    """The log of a chain as it is stored, for proofs."""
-    return Log([entry_hash(row.hash, row.signature) for row in chains.rows(chain)])
+def log_of(chains: Chains, chain: str, size: int | None = None) -> Log:
+    """The log of a chain as it is stored, by default whole, for proofs.
+
+    Raises:
+        InvalidBlockError: a stored hash or signature is none.
+    """
+    return Log([entry_hash(row.hash, row.signature) for row in chains.rows(chain, 0, size)])

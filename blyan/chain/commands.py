@@ -171,6 +171,9 @@ def verify(
     if new + checkpoint + (sample is not None) > 1:
         raise PermanentError("--new, --checkpoint and --sample are three ways", where="blyan chain verify", remedy="choose one")
     chains = _chains(cold)
+    if network is not None and (new or checkpoint or sample is not None) and chains.network != network:
+        what = f"the lake has network {chains.network[:12]}, and {network[:12]} is wanted"
+        raise PermanentError(what, where="blyan chain verify", remedy="name another lake")
     reports = []
     for name in [chain] if chain else CHAINS:
         if new:

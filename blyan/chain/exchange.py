@@ -10,7 +10,6 @@ held in memory at a time when it is written, and those of a batch when it is rea
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -103,7 +102,7 @@ def _read_line(line: bytes) -> Offered:
     try:
         found = msgspec.json.decode(line, type=Line)
         payload = None if found.payload is None else base64.b64decode(found.payload, validate=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # base64 raises a plain ValueError for what is not ASCII
         raise InvalidBlockError(f"it is no line of an exported chain: {error}", field="header") from error
     raw = bytes(found.header)
     return Offered(Block(raw, found.signature, read_header(raw)), payload)

@@ -6,7 +6,7 @@ what a parameter means to those who read it.
 A change needs no block that says it was adopted, which somebody could get wrong: it follows from the blocks before the height at which it
 was proposed to take effect. It does where more than three quarters of the voting keys approve in blocks before that height, by each key's
 last vote, and the block before that height is at least 30 days younger than the proposal. Else it lapses. The voting keys are those in force
-just before that height. Votes of other keys count for nothing.
+just before that height. Votes of other keys count for nothing. Changes of one height are made in the order of their proposals.
 """
 
 from __future__ import annotations
@@ -128,8 +128,10 @@ class Governance:
             if proposal is not None:
                 proposal.votes[header.producer] = header.metadata["approve"]
         self.size, self._time_ns = header.height + 1, int(header.time_ns)
-        for height in self._due.pop(self.size, []):
-            self._decide(self._proposals.pop(height))
+        if due := self._due.pop(self.size, []):
+            voters = _read_keys(self.at(self.size)[VOTING_KEYS])  # before any of these changes them
+            for height in due:
+                self._decide(self._proposals.pop(height), voters)
 
     def at(self, height: int) -> Parameters:
         """The parameters in force at a height of A, the next block's included.
@@ -153,9 +155,8 @@ class Governance:
             raise PermanentError("the network has no keys for checkpoints", where="governance", remedy="name keys and a threshold yourself")
         return _read_trust(parameters[CHECKPOINT])
 
-    def _decide(self, proposal: _Proposal) -> None:
+    def _decide(self, proposal: _Proposal, voters: list[str]) -> None:
         """Whether a proposal takes effect at the height that comes next."""
-        voters = _read_keys(self.at(self.size)[VOTING_KEYS])
         approving = sum(proposal.votes.get(key, False) for key in voters)
         if approving * NEEDED[1] > len(voters) * NEEDED[0] and self._time_ns >= proposal.time_ns + REVIEW_NS:
             self._history.append((self.size, {**self.at(self.size), **proposal.changes}))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec import Struct
 
-from blyan.chain.block import CHAINS
+from blyan.chain.block import CHAINS, InvalidBlockError
 from blyan.chain.canonical import MAX_INTEGER, NotCanonicalError, encode, parse
 from blyan.chain.merkle import EMPTY, HASH_BYTES, Tree, leaf_hash, node_hash, top_of_proof
 from blyan.ed25519 import SigningKey, verify_ed25519
@@ -32,6 +32,7 @@ SIGNED_AS = b"blyan tree head 1\n"
 """Stands before the SHA-256 of the canonical head in what is signed."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _TIME = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -129,7 +130,8 @@ def read_head(data: bytes) -> SignedHead:
         raise TreeHeadError(f"it is no signed tree head: {error}", where="tree head", remedy="docs/chain.md says what one is") from error
     head = signed.head
     hashes = all(_HASH.fullmatch(value) for value in (head.network, head.root, head.head))
-    if not hashes or head.chain not in CHAINS or not 1 <= head.size <= MAX_INTEGER or _TIME.fullmatch(head.time_ns) is None:
+    signatures = all(_HASH.fullmatch(key) and _SIGNATURE.fullmatch(value) for key, value in signed.signatures.items())
+    if not hashes or not signatures or head.chain not in CHAINS or not 1 <= head.size <= MAX_INTEGER or _TIME.fullmatch(head.time_ns) is None:
         raise TreeHeadError("a field is not as it must be", where="tree head", remedy="docs/chain.md says what one is")
     return signed
 
@@ -149,7 +151,14 @@ def joined(heads: Collection[SignedHead]) -> SignedHead:
 
 
 def entry_hash(block_hash: str, signature: str) -> bytes:
-    """The leaf of a block; both in hex."""
+    """The leaf of a block; both in hex.
+
+    Raises:
+        InvalidBlockError: one is not: capitals would be other bytes of the same leaf.
+    """
+    if _HASH.fullmatch(block_hash) is None or _SIGNATURE.fullmatch(signature) is None:
+        field = "signature" if _HASH.fullmatch(block_hash) else "block_hash"
+        raise InvalidBlockError("not hex digits in lower case, as many as it must have", field=field)
     return leaf_hash(bytes.fromhex(block_hash) + bytes.fromhex(signature))
 
 

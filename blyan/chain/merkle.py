@@ -150,7 +150,7 @@ def top_of_proof(leaves: Mapping[int, bytes], size: int, arity: int, proof: Sequ
         arity: of the tree.
         proof: from `Tree.prove`.
     """
-    if not leaves or min(leaves) < 0 or max(leaves) >= size or any(len(item) != HASH_BYTES for item in [*proof, *leaves.values()]):
+    if not leaves or min(leaves) < 0 or not max(leaves) < size <= MAX_LEAVES or any(len(item) != HASH_BYTES for item in [*proof, *leaves.values()]):
         return None
     known, rest, width = dict(leaves), iter(proof), size
     while width > 1:

@@ -38,12 +38,13 @@ class Payloads:
         self._store, self._cold = store, cold
         self._folder = store.path(FOLDER)
 
-    def put(self, payload: bytes | Path, *, durable: bool = True) -> tuple[str, int]:
+    def put(self, payload: bytes | Path, *, durable: bool = True, again: bool = False) -> tuple[str, int]:
         """Keep a payload; its SHA-256 (hex) and size. Bytes that are there already cost one look.
 
         Args:
             payload: bytes, or a file.
             durable: whether it survives a loss of power when this returns; else `sync` sees to that, for many at once.
+            again: whether to write it even so, in the place of bytes that are damaged.
 
         Raises:
             StoreFullError: no space.
@@ -54,7 +55,7 @@ class Payloads:
         else:
             with errors_of(str(payload)), payload.open("rb") as file:
                 digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
-        if digest == NOTHING or self._store.size(_name(digest)) == size:
+        if digest == NOTHING or (not again and self._store.size(_name(digest)) == size):
             return digest, size
         if isinstance(payload, bytes):
             with self._store.create(_name(digest), durable=durable) as upload:
@@ -97,15 +98,30 @@ class Payloads:
         return None if found == digest else ("payload_sha256", f"the stored payload has SHA-256 {found}")
 
     def move(self, digests: Iterable[str], to: Store) -> int:
-        """Take payloads out, into cold storage of the same layout; bytes that left. One is deleted here only when it is durable and whole there."""
-        moved = 0
+        """Take payloads out, into cold storage of the same layout; bytes that left. One is deleted here only when it is durable and whole there.
+
+        Raises:
+            PermanentError: cold storage is this very store, or has other bytes under the same name.
+        """
+        if self._is_here(to):
+            raise PermanentError("cold storage is the store itself", where=to.root, remedy="name another folder or bucket")
+        cold, moved = Payloads(to), 0
         for digest in digests:
             if digest != NOTHING and self.has(digest):
                 data = self.get(digest)
-                Payloads(to).put(data)
+                cold.put(data)
+                if (problem := cold.problem(digest, len(data))) is not None:
+                    raise PermanentError(problem[1], where=to.uri(_name(digest)), remedy="delete it there, and prune again")
                 self._store.delete([_name(digest)])
                 moved += len(data)
         return moved
+
+    def _is_here(self, other: Store) -> bool:
+        """Whether another store is this one, by whatever name."""
+        here, there = Path(self._store.root), Path(other.root)
+        if not (self._store.is_local and other.is_local):
+            return self._store.root == other.root
+        return (here / FOLDER).resolve() == (there / FOLDER).resolve()
 
     def _get(self, digest: str) -> bytes:
         try:

@@ -14,6 +14,7 @@ no older log, files that were replaced are forgotten at once and deleted two day
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import time
 from collections import OrderedDict
@@ -24,9 +25,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from blyan.chain import governance
-from blyan.chain.block import CHAINS, GENESIS, Block, InvalidBlockError, Ref, make_block, read_header
+from blyan.chain.block import CHAINS, GENESIS, Block, Header, InvalidBlockError, Ref, make_block, read_header
 from blyan.chain.canonical import Json
-from blyan.chain.payloads import Payloads
+from blyan.chain.payloads import ABSENT, Payloads
 from blyan.chain.rules import Lookup, Place, Progress, Row, check_rules_payload, check_signature, place_of, readable_place
 from blyan.ed25519 import SigningKey
 from blyan.errors import CommitConflictError, MissingObjectError, PermanentError, TransientError
@@ -340,16 +341,16 @@ class Chains:
     def _keep_payload(self, item: Offered, lookup: Lookup) -> None:
         """Keep the payload of a block, where it is the one that the header names."""
         header, payload = item.block.header, item.payload
-        if payload is None or (callable(payload) and self.payloads.has(header.payload_sha256)):
+        if payload is None or callable(payload):
             problem = self.payloads.problem(header.payload_sha256, header.payload_size)
-            if problem is not None:
+            if problem is not None and payload is None:
                 raise InvalidBlockError(problem[1], field=problem[0])
+            if problem is not None and callable(payload):
+                fetched = payload()
+                _check_named(header, hashlib.sha256(fetched).hexdigest(), len(fetched))  # before it is kept: what a liar gives is not
+                self.payloads.put(fetched, durable=False, again=problem[1] != ABSENT)
         else:
-            digest, size = self.payloads.put(payload() if callable(payload) else payload, durable=False)
-            if size != header.payload_size:
-                raise InvalidBlockError(f"the payload has {size} bytes, not {header.payload_size}", field="payload_size")
-            if digest != header.payload_sha256:
-                raise InvalidBlockError(f"the payload has SHA-256 {digest}", field="payload_sha256")
+            _check_named(header, *self.payloads.put(payload, durable=False))
         if header.chain == "A" and header.kind in governance.KINDS:
             check_rules_payload(header, self.payloads.get(header.payload_sha256), lookup)
 
@@ -385,6 +386,14 @@ class Chains:
                         what, where=f"{chain}:{row.height}", remedy="make the block again on the newest one, or refuse the fork"
                     )
         return {row.height for row in rows if row.height >= size}
+
+
+def _check_named(header: Header, digest: str, size: int) -> None:
+    """Refuse a payload that is not the one that the header names."""
+    if size != header.payload_size:
+        raise InvalidBlockError(f"the payload has {size} bytes, not {header.payload_size}", field="payload_size")
+    if digest != header.payload_sha256:
+        raise InvalidBlockError(f"the payload has SHA-256 {digest}", field="payload_sha256")
 
 
 def _of(chain: str) -> Table:

@@ -15,6 +15,7 @@ another block than ours at a height is refused whatever its length: nobody decid
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,7 @@ class LakePeer:
 
     def subtrees(self, chain: str, size: int) -> list[bytes]:
         """Tops of subtrees."""
-        leaves = log_of(self.chains, chain).leaves[:size]
+        leaves = log_of(self.chains, chain, size).leaves
         return [Tree(leaves[first : first + SUBTREE], ARITY).top() for first in range(0, len(leaves), SUBTREE)]
 
 
@@ -166,11 +167,16 @@ def _extend(chains: Chains, peer: Peer, chain: str, network: str) -> tuple[int, 
 def _batches(peer: Peer, chain: str, first: int, end: int) -> Iterator[list[Row]]:
     """The peer's rows, a bounded number at once."""
     for start in range(first, end, SUBTREE):
-        rows = list(peer.rows(chain, start, min(start + SUBTREE, end)))
+        rows = _rows(peer, chain, start, min(start + SUBTREE, end))
         if len(rows) != min(start + SUBTREE, end) - start:
             what = f"the peer says that it has {end} blocks, and gives {len(rows)} of those from {start} on"
             raise InvalidBlockError(what, field="height", where=f"{chain}:{start + len(rows)}", remedy="ask another peer")
         yield rows
+
+
+def _rows(source: Peer | Chains, chain: str, first: int, end: int) -> list[Row]:
+    """Rows of a peer or of our own; of more than were asked for, one more, so that it shows."""
+    return list(itertools.islice(source.rows(chain, first, end), end - first + 1))
 
 
 def _offered(peer: Peer, rows: list[Row]) -> tuple[list[Offered], InvalidBlockError | None]:
@@ -203,7 +209,7 @@ def _adopt(chains: Chains, peer: Peer, chain: str, trust: Trust) -> int:
     frontier = Frontier(ARITY)
     for number, top in enumerate(tops):
         first, end = number * SUBTREE, min((number + 1) * SUBTREE, head.size)
-        rows = list((chains if end <= before else peer).rows(chain, first, end))
+        rows = _rows(chains if end <= before else peer, chain, first, end)
         leaves = [_leaf(row, first + at) for at, row in enumerate(rows)]
         if len(rows) != end - first or Tree(leaves, ARITY).top() != top:
             whose = "our own" if end <= before else "the peer's"
@@ -214,17 +220,16 @@ def _adopt(chains: Chains, peer: Peer, chain: str, trust: Trust) -> int:
             frontier.add(leaf)
     levels = [[item.hex() for item in level] for level in frontier.levels]
     marks.put_verified(chains.lake.store, marks.Verified(head.network, chain, head.size, head.head, head.time_ns, levels))
-    marks.put_head(chains.lake.store, signed)
+    marks.put_head(chains.lake.store, SignedHead(head, {key: signed.signatures[key] for key in signed.signers(trust.keys)}))
     return head.size - before
 
 
 def _leaf(row: Row, height: int) -> bytes:
     """The leaf of a row that a peer gave; of nothing where its hash is not that of its header, or it is at another height."""
     found = hashlib.sha256(row.header).hexdigest()
-    whole = row.hash == found and row.height == height and len(row.signature) == 128
     try:
-        return entry_hash(found, row.signature) if whole else b""
-    except ValueError:
+        return entry_hash(found, row.signature) if row.hash == found and row.height == height else b""
+    except InvalidBlockError:
         return b""
 
 

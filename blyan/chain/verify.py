@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from blyan.chain import marks
 from blyan.chain.block import Header, InvalidBlockError
-from blyan.chain.log import ARITY, ForkError, SignedHead, TreeHead, Trust, entry_hash
+from blyan.chain.log import ARITY, ForkError, SignedHead, TreeHead, TreeHeadError, Trust, entry_hash
 from blyan.chain.merkle import Frontier
 from blyan.chain.rules import Lookup, Place, Progress, Row, check_payload, check_signature, place_of, readable_place
 from blyan.chain.store import Chains
@@ -132,10 +132,13 @@ def verify_from(chains: Chains, signed: SignedHead, trust: Trust) -> Report:
     """Verify a chain from a checkpoint on. Of the blocks below it, only the log is made.
 
     Raises:
-        TreeHeadError: too few of the keys signed it.
+        TreeHeadError: too few of the keys signed it, or it is of another network.
     """
     trust.check(signed)
     head = signed.head
+    if head.network != chains.network:
+        what = f"it is of network {head.network[:12]}, and this is {chains.network[:12]}"
+        raise TreeHeadError(what, where=f"{head.chain} at {head.size}", remedy="take a checkpoint of this network")
     report = Report(head.chain, "checkpoint", chains.size(head.chain))
     frontier = Frontier(ARITY)
     last: Row | None = None
@@ -143,7 +146,11 @@ def verify_from(chains: Chains, signed: SignedHead, trust: Trust) -> Report:
         if row.height != frontier.size or hashlib.sha256(row.header).hexdigest() != row.hash:
             report.add(frontier.size, "block_hash", "the header is missing, or has another hash than the table says")
             return report
-        frontier.add(entry_hash(row.hash, row.signature))
+        try:
+            frontier.add(entry_hash(row.hash, row.signature))
+        except InvalidBlockError as error:
+            report.add(row.height, error.field, error.reason)
+            return report
         last = row
     report.trusted = frontier.size
     if last is None or frontier.size != head.size or frontier.top().hex() != head.root or last.hash != head.head:
@@ -218,13 +225,20 @@ class _Walk:
                 here.append(Place(row.hash, progress.time_ns, header.kind))
                 self._content(header, row, lookup, pruned)
             report.blocks += 1
-            if self.frontier is not None and report.good:
-                self.frontier.add(entry_hash(row.hash, row.signature))
+            self._log(row)
         if progress.size < report.size and report.mode != "sampled":
             report.add(progress.size, "height", f"blocks {progress.size} to {report.size - 1} are missing")
         if self.frontier is not None:
             report.root = self.frontier.top().hex() if report.good else None
             report.head, report.time_ns = progress.head, progress.time_ns
+
+    def _log(self, row: Row) -> None:
+        """Add a block to the log, as long as nothing is wrong."""
+        if self.frontier is not None and self.report.good:
+            try:
+                self.frontier.add(entry_hash(row.hash, row.signature))
+            except InvalidBlockError as error:
+                self.report.add(row.height, error.field, error.reason)
 
     def remember(self) -> None:
         """Keep how far the chain was verified."""

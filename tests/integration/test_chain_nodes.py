@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,6 +201,7 @@ def test_a_fast_sync_finds_a_liar_at_the_first_wrong_batch_and_goes_on_with_anot
         row_of(block, height=3),
         row_of(block, hash="00" * 32),
         row_of(block, signature="x"),
+        row_of(block, signature=block.signature.upper()),
     ):
         with pytest.raises(TreeHeadError, match=f"the peer's blocks {SUBTREE} to {2 * SUBTREE - 1} are not those that were signed"):
             sync(mine, Liar(long, rows_instead={("D", at): instead}), fast=True)
@@ -222,6 +225,62 @@ def test_a_fast_sync_needs_a_checkpoint_that_counts(long: Chains, mine: Chains) 
     with pytest.raises(TreeHeadError, match="is not the one that was signed"):
         sync(mine, Forged(long), fast=True)
     assert mine.size("D") == 0
+
+
+def test_signatures_that_no_trusted_key_made_are_not_kept(node: Chains, mine: Chains, tmp_path: Path) -> None:
+    class Stuffed(LakePeer):
+        def heads(self, chain: str) -> list[SignedHead]:
+            more = {SIGNERS[2].public.hex(): "00" * 64, "ff" * 32: "00" * 64, "x/../../../../../evil": "owned"}
+            return [SignedHead(signed.head, signed.signatures | more) for signed in super().heads(chain)]
+
+    sync(mine, Stuffed(node), fast=True)
+    (kept,) = marks.heads(mine.lake.store, "D")
+    assert kept.signatures.keys() == {key.public.hex() for key in SIGNERS[:2]}
+    assert not list(tmp_path.glob("evil*")), "a peer does not choose the names of files"
+
+
+def test_a_peer_that_never_ends_is_cut_off(node: Chains, mine: Chains) -> None:
+    class Endless(LakePeer):
+        given = 0
+
+        def rows(self, chain: str, first: int = 0, end: int | None = None) -> Iterator[Row]:
+            for row in itertools.cycle(super().rows(chain, first, end)):
+                self.given += 1
+                assert self.given < 100, "more rows were taken than were asked for"
+                yield row
+
+    for fast in (False, True):
+        with pytest.raises((InvalidBlockError, TreeHeadError)):
+            sync(mine, Endless(node), fast=fast)
+
+
+def test_a_lake_that_says_it_is_endless_has_the_subtrees_of_a_checkpoint(node: Chains, mine: Chains) -> None:
+    sync(mine, LakePeer(node))
+    rewrite(mine, "D", {7: mine.row("D", 7)._replace(height=2**62)})
+    assert mine.size("D") == 2**62 + 1
+    assert LakePeer(mine).subtrees("D", 6) == LakePeer(node).subtrees("D", 6)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"zeros"], ids=["cut short", "of the same length"])
+def test_a_payload_that_a_loss_of_power_damaged_is_fetched_again(node: Chains, mine: Chains, damaged: bytes) -> None:
+    header = node.block("D", 2).header
+    mine.lake.store.put(payload_name(header.payload_sha256), bytes(header.payload_size) if damaged else b"")
+    sync(mine, LakePeer(node))
+    assert heads_of(mine) == heads_of(node)
+
+
+def test_a_payload_that_was_not_asked_for_is_not_kept(node: Chains, mine: Chains) -> None:
+    class Junk(LakePeer):
+        def payload(self, digest: str) -> bytes:
+            return b"junk"
+
+    with pytest.raises(InvalidBlockError, match="payload_size"):
+        sync(mine, Junk(node))
+    assert mine.lake.store.walk("chain/payloads") == []
+
+
+def payload_name(digest: str) -> str:
+    return f"chain/payloads/{digest[:2]}/{digest[2:4]}/{digest}"
 
 
 def signed_fields(signed: SignedHead) -> list[Any]:
@@ -264,6 +323,38 @@ def test_a_chain_that_is_not_the_one_that_was_signed_does_not_verify_from_there(
         assert (report.good, report.faults[0].field) == (False, name)
         rewrite(mine, "D", {height: good})
     assert verify_from(mine, signed, trust).good
+    rewrite(mine, "D", {2: mine.row("D", 2)._replace(signature="zz" * 64)})
+    assert [(fault.height, fault.field) for fault in verify_from(mine, signed, trust).faults] == [(2, "signature")]
+    assert [fault.field for fault in verify_full(mine, "D", signatures=False).faults] == ["signature"]
+
+
+def test_a_checkpoint_of_another_network_does_not_count_here(node: Chains, tmp_path: Path) -> None:
+    other, mixed = founded(tmp_path / "other", "another"), tmp_path / "mixed"
+    extended(other, "D", 2)
+    for key in SIGNERS[:2]:
+        signed = sign(other, "D", key)
+    (signed,) = marks.heads(other.lake.store, "D")
+    founded(mixed)
+    shutil.rmtree(mixed / "chain/d")
+    shutil.copytree(tmp_path / "other/chain/d", mixed / "chain/d")
+    chains = Chains(Lake(str(mixed)), clock=node.clock)
+    with pytest.raises(TreeHeadError, match="of network"):
+        verify_from(chains, signed, chains.governance().trust())
+
+
+def test_nothing_is_pruned_into_the_store_itself_or_over_other_bytes(node: Chains, mine: Chains, tmp_path: Path) -> None:
+    sync(mine, LakePeer(node))
+    trust = node.governance().trust()
+    (signed,) = marks.heads(node.lake.store, "D")
+    (tmp_path / "link").symlink_to(mine.lake.root)
+    for name in (mine.lake.root, str(tmp_path / "link")):
+        with pytest.raises(PermanentError, match="the store itself"):
+            prune(mine, signed, trust, Store(name, {}))
+    header, cold = node.block("D", 1).header, Store(str(tmp_path / "cold"), {})
+    cold.put(payload_name(header.payload_sha256), bytes(header.payload_size))
+    with pytest.raises(PermanentError, match="SHA-256"):
+        prune(mine, signed, trust, cold)
+    assert mine.payloads.get(header.payload_sha256) == node.payloads.get(header.payload_sha256)
 
 
 def test_payloads_below_a_checkpoint_may_leave_and_everything_else_still_verifies(node: Chains, mine: Chains, tmp_path: Path) -> None:
@@ -344,6 +435,8 @@ def test_a_file_that_was_damaged_is_refused_at_its_line(node: Chains, mine: Chai
         (lines[3].replace(b'"height":2', b'"height":2,"height":2', 1), "header: it is not in canonical form"),
         (lines[3].replace(b'"payload":"', b'"payload":"AAAA'), "payload_size"),
         (lines[3].replace(b'"payload":"', b'"payload":"*'), "header: it is no line"),
+        (lines[3].replace(b'"payload":"', '"payload":"é'.encode()), "header: it is no line"),
+        (b'{"header":' + b"[" * 50_000 + b"]" * 50_000 + b',"payload":null,"signature":""}\n', "header: it is no line"),
         (lines[3].replace(b'"signature":"', b'"signature":"00'), "signature"),
     ]:
         with pytest.raises(InvalidBlockError, match=why):

@@ -557,7 +557,7 @@ def test_what_was_remembered_and_then_damaged_is_not_relied_on(copy: Chains) -> 
 
 
 def test_a_report_counts_all_faults_and_names_the_first(copy: Chains) -> None:
-    rewrite(copy, "D", {height: row_of(copy.block("D", height), signature="") for height in range(41)})
+    rewrite(copy, "D", {height: row_of(copy.block("D", height), signature="00" * 64) for height in range(41)})
     from blyan.chain import verify
 
     report = verify_full(copy, "D")

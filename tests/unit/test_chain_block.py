@@ -144,6 +144,9 @@ def test_depth_is_bounded() -> None:
     assert parse(canonical(value)) == value
     with pytest.raises(NotCanonicalError, match="levels"):
         canonical([value])
+    assert parse(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(NotCanonicalError, match="levels"):
+        parse(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
 
 
 # Headers
@@ -258,6 +261,7 @@ def test_the_first_block_of_a_chain() -> None:
         (branch | {"depends_on": []}, "depends_on"),
         (branch | {"depends_on": [Ref("A", 1, HASH)]}, "depends_on"),
         (branch | {"depends_on": [Ref("D", 0, HASH)]}, "depends_on"),
+        (branch | {"depends_on": [genesis.ref, Ref("A", 1, HASH)]}, "depends_on"),
     ]:
         with pytest.raises(InvalidBlockError) as caught:
             block(**changes)

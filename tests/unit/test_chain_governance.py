@@ -134,6 +134,23 @@ def test_the_voters_in_force_when_it_takes_effect_are_those_that_count() -> None
     assert chain.fee(40) == 3
 
 
+def test_changes_of_one_height_are_judged_by_the_same_voters() -> None:
+    chain = ChainA(KEYS[:1])
+    hand_over = chain.propose(10, voting_keys=KEYS[4:5], fee=2)
+    chain.vote(hand_over, KEYS[0])
+    by_the_next = chain.propose(10, fee=3)
+    chain.vote(by_the_next, KEYS[4])
+    chain.days = 31
+    chain.until(12)
+    assert chain.fee(10) == 2, "who votes from height 10 on had no vote on what takes effect there"
+    later = [chain.propose(20, fee=4), chain.propose(20, fee=5)]
+    for proposal in reversed(later):
+        chain.vote(proposal, KEYS[4])
+    chain.days = 62
+    chain.until(20)
+    assert chain.fee(20) == 5, "of two changes of one height, the one that was proposed later stands"
+
+
 def test_nobody_knows_the_parameters_of_a_height_that_has_not_come() -> None:
     chain = ChainA(KEYS[:1])
     assert chain.fee(1) == 1

@@ -106,6 +106,7 @@ def test_multiproofs_of_both_arities(size: int, arity: int, data: st.DataObject)
     assert not is_included(shown | {place: LEAVES[place + 1]}, size, arity, proof, tree.root())
     assert not is_included(shown, size + 1, arity, proof, tree.root())
     assert not is_included(shown, size, 10 - arity, proof, tree.root())
+    assert not is_included(shown, 2**64, arity, [LEAVES[0]] * (arity - 1) * 64, tree.root())
 
 
 @settings(deadline=None)
@@ -215,6 +216,8 @@ def test_a_head_is_read_as_it_is_written_and_nothing_else_is(log: Log) -> None:
         text.replace(b'"chain":"B",', b""),
         text.replace(b'"size":5', b'"size": 5'),
         text.replace(b"abab", b"ABAB", 1),
+        SignedHead(head.head, {"x/../../../../elsewhere": "00" * 64}).encoded(),
+        SignedHead(head.head, {KEYS[0].public.hex(): "no signature"}).encoded(),
         b"[]",
         b"",
     ):
