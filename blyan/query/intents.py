@@ -60,6 +60,7 @@ def _is_whole(meaning: Meaning, frame: Frame) -> bool:
         frame.kind if frame.pair is None else None,
         frame.error,
         frame.reading.limit,
+        frame.tags["CALLNAME"].value if "CALLNAME" in frame.tags else None,
         *frame.programs,
         *frame.accounts.values(),
         *frame.reading.slots,
@@ -134,8 +135,7 @@ def _proof(query: Query) -> Query:
     source = query.source
     signature = Column("signature", source.signature or "cast(null as varchar)", "signature")
     columns = (Column("slot", source.slot, "slot"), signature)
-    if source in (ast.CALLED, ast.SIGNED):
-        # A transaction has many rows there.
+    if source.repeats:
         return Query(source, (), by=columns, filters=query.filters, window=query.window, limit=PROOFS)
     return Query(source, columns, filters=query.filters, window=query.window, limit=PROOFS, rows=True)
 
@@ -146,7 +146,7 @@ _CLOSED = frozenset(("exists", "transaction", "block"))
 
 # Transactions and what narrows them
 
-_FILTERS = "FAIL SUCCESS VOTE NONVOTE WITHVOTES KIND SANDWICH ERRORNAME CALLED USE TXN PAY AND"
+_FILTERS = "FAIL SUCCESS VOTE NONVOTE WITHVOTES KIND SANDWICH ERRORNAME CALLED USE TXN PAY AND VERSION"
 _PLAYS = ("payer", "by", "of", "from", "bare", "part")
 
 
@@ -191,20 +191,22 @@ def _go_together(frame: Frame) -> bool:
     """Whether accounts, programs and verbs are such as transactions are narrowed by."""
     if not frame.plays(*_PLAYS) or len(frame.accounts) > 1 or (frame.has("AND") and len(frame.programs) < 2) or frame.pair is not None:
         return False
-    if frame.has("PAY") and not (frame.accounts or frame.has("FEE", "PRIORITY", "PAYER")):
+    if frame.has("PAY") and not (frame.accounts or frame.has("FEE", "PRIORITY", "PAYER", "EXTREME")):
         return False
-    of_units = frame.has("CU") or (frame.reading.threshold is not None and frame.reading.threshold.unit == "cu")
+    of_units = frame.has("CU", "EXTREME") or (frame.reading.threshold is not None and frame.reading.threshold.unit == "cu")
     return not frame.has("USE") or bool(frame.programs) or of_units or frame.has("PROGRAM")
 
 
 def _labels(frame: Frame) -> tuple[list[Filter], list[str]]:
     """Outcome, kind, error and sandwich as filters, and in words."""
+    version = frame.tags["VERSION"].value if frame.has("VERSION") else ""
     known: tuple[tuple[bool, Filter, str], ...] = (
         (frame.has("FAIL"), ast.FAILED, "that failed"),
         (frame.has("SUCCESS"), ast.SUCCEEDED, "that succeeded"),
         (frame.kind is not None, Compare("d.kind", "=", frame.kind or ""), f"of kind {frame.kind}"),
         (frame.error is not None, Compare("d.error_class", "=", frame.error or ""), f"with the error {frame.error}"),
         (frame.has("SANDWICH"), ast.SANDWICHED, "in the shape of a sandwich"),
+        (frame.has("VERSION"), Compare("t.version", "=", version), f"of version {version}"),
     )
     return [each for is_said, each, _ in known if is_said], [words for is_said, _, words in known if is_said]
 
@@ -286,8 +288,8 @@ LIST_ROWS = 10
 def _list(frame: Frame) -> Meaning | None:
     """Which transactions."""
     if (
-        not frame.fits("", f"LIST WHICH PRIORITY FEE CU {_FILTERS}")
-        or not frame.has("LIST", "WHICH")
+        not frame.fits("", f"LIST WHICH PRIORITY FEE CU SIGNATURE {_FILTERS}")
+        or not frame.has("LIST", "WHICH", "SIGNATURE")
         or not frame.has("TXN", "VOTE", "KIND", "SANDWICH")
     ):
         return None
@@ -302,7 +304,7 @@ def _list(frame: Frame) -> Meaning | None:
 
 def _first_last(frame: Frame) -> Meaning | None:
     """The first or the last transactions."""
-    if not frame.fits("TXN", f"FIRST LAST WHICH LIST {_FILTERS}") or frame.has("FIRST") == frame.has("LAST"):
+    if not frame.fits("TXN", f"FIRST LAST WHICH LIST SIGNATURE {_FILTERS}") or frame.has("FIRST") == frame.has("LAST"):
         return None
     chosen = _transactions(frame)
     if chosen is None:
@@ -314,19 +316,26 @@ def _first_last(frame: Frame) -> Meaning | None:
     return Meaning("first_last", query, _some(word, limit, chosen.about), chosen.notes, ordered=True)
 
 
-def _dearest(frame: Frame) -> Meaning | None:
-    """The transactions that paid most."""
-    if not frame.fits("DEAREST", f"WHICH LIST TOP {_FILTERS}"):
+_EXTREMES = {
+    "FEE": ("t.fee", Column("fee", ast.whole("t.fee", 9), "sol", "SOL"), "fees"),
+    "PRIORITY": ("t.priority_fee_lamports", Column("priority_fee", ast.whole("t.priority_fee_lamports", 9), "sol", "SOL"), "priority fees"),
+    "CU": ("t.compute_units_consumed", Column("compute_units", "t.compute_units_consumed", "number"), "compute units"),
+}
+
+
+def _extreme(frame: Frame) -> Meaning | None:
+    """The transactions with the highest or lowest fee, priority fee or compute units."""
+    if not frame.fits("EXTREME", f"WHICH LIST TOP SIGNATURE {_FILTERS}"):
         return None
     chosen = _transactions(frame)
     if chosen is None:
         return None
+    what, _, direction = frame.tags["EXTREME"].value.partition(" ")
+    sql, column, said = _EXTREMES[what]
     limit = frame.reading.limit or (LIST_ROWS if frame.has("TOP") else 1)
-    fee = Column("fee", ast.whole("t.fee", 9), "sol", "SOL")
-    query = _query(
-        frame, chosen, *_ROW, fee, extra=(Fact("t.fee is not null"),), rows=True, limit=limit, order=("t.fee desc", "t.block_slot", 't."index"')
-    )
-    return Meaning("dearest", query, f"{chosen.about} with the highest fees", chosen.notes, ordered=True)
+    order = (f"{sql} {direction or 'desc'}", "t.block_slot", 't."index"')
+    query = _query(frame, chosen, *_ROW, column, extra=(Fact(f"{sql} is not null"),), rows=True, limit=limit, order=order)
+    return Meaning("extreme", query, f"{chosen.about} with the {'lowest' if direction else 'highest'} {said}", chosen.notes, ordered=True)
 
 
 _AGGREGATES = {"TOTAL": "total", "MEAN": "mean", "MEDIAN": "median", "P90": "p90", "P95": "p95", "P99": "p99", "BIG": "highest", "SMALL": "lowest"}
@@ -335,6 +344,8 @@ _AGGREGATE_TAGS = " ".join(_AGGREGATES)
 
 def _aggregate_of(frame: Frame, noun: str) -> str | None:
     """Which aggregate is asked for; the total where only `how much`, or the plural, says so."""
+    if frame.has("OFEACH") and not frame.has("MEAN"):
+        return None
     said = [aggregate for tag, aggregate in _AGGREGATES.items() if frame.has(tag)]
     if len(said) == 2 and "total" in said:
         # A sum of all, as in `the highest of all in total`, is none of the others.
@@ -371,7 +382,7 @@ _MEASURES = "FEE PRIORITY CU LAMPORT SOL HOWMUCH HOWMANY"
 
 def _aggregate(frame: Frame) -> Meaning | None:
     """A sum, a mean or a percentile of fees or compute units."""
-    if not frame.fits("", f"{_MEASURES} {_AGGREGATE_TAGS} WHICH LIST {_FILTERS}") or sum(map(frame.has, ("FEE", "PRIORITY", "CU"))) != 1:
+    if not frame.fits("", f"{_MEASURES} {_AGGREGATE_TAGS} OFEACH WHICH LIST {_FILTERS}") or sum(map(frame.has, ("FEE", "PRIORITY", "CU"))) != 1:
         return None
     if frame.has("HOWMANY") and not frame.has("CU", "LAMPORT"):
         return None
@@ -424,38 +435,48 @@ def _part(frame: Frame) -> str | None:
 
 
 def _distinct(frame: Frame) -> Meaning | None:
-    """How many different fee payers or signers."""
-    if (
-        not frame.fits("", f"DISTINCT HOWMANY PAYER SIGNER WHICH {_FILTERS}")
-        or frame.has("PAYER") == frame.has("SIGNER")
-        or not frame.has("DISTINCT", "HOWMANY")
-    ):
+    """How many different fee payers, signers, programs, errors, kinds."""
+    counted = frame.fits("", f"DISTINCT HOWMANY {_DIMENSION_TAGS} WHICH {_FILTERS}") and frame.has("DISTINCT", "HOWMANY")
+    dimension = _dimension(frame) if counted else None
+    if dimension is None or dimension in ("SLOT", "STATUS", "VERSIONS", "BUCKETS", "BOUGHT", "SOLD"):
         return None
-    chosen = _transactions(frame)
+    if dimension == "PROGRAM" and (frame.programs or frame.has("FAIL", "SUCCESS", "ERRORNAME")):
+        # A program that a failed transaction called has not failed.
+        return None
+    chosen = _group_filters(frame, dimension)
     if chosen is None or frame.accounts or frame.reading.threshold is not None:
         return None
-    if frame.has("PAYER"):
-        return Meaning("distinct", _query(frame, chosen, ast.DISTINCT_PAYERS), f"different accounts that paid for {chosen.about}", chosen.notes)
-    if chosen.source is not ast.TRANSACTIONS:
-        return None
-    query = _query(frame, chosen, ast.DISTINCT_SIGNERS, source=ast.SIGNED, extra=(ast.SIGNS,))
-    return Meaning("distinct", query, f"different signers of {chosen.about}", chosen.notes)
+    by, source, condition = _DIMENSIONS[dimension]
+    name, said = _MANY[dimension]
+    column = Column(name, f"count(distinct {by.sql})")
+    query = _query(frame, chosen, column, source=ast.joined(chosen.source, source), extra=(condition,) if condition else ())
+    return Meaning("distinct", query, f"different {said} {chosen.about}", chosen.notes)
 
 
-# Groups and ranks
+_MANY = {
+    "PAYER": ("fee_payers", "accounts that paid for"), "SIGNER": ("signers", "signers of"), "PROGRAM": ("programs", "programs called by"),
+    "KINDS": ("kinds", "kinds of"), "ERRORS": ("errors", "errors of"), "LEADER": ("leaders", "leaders of the blocks of"),
+}  # fmt: skip
+
+# Groups and ranks: any figure of transactions, for each of anything that transactions have
 
 _DIMENSIONS: dict[str, tuple[Column, Source, Filter | None]] = {
     "SLOT": (ast.SLOT, ast.TRANSACTIONS, None),
     "PAYER": (ast.PAYER, ast.TRANSACTIONS, ast.HAS_PAYER),
     "SIGNER": (ast.SIGNER, ast.SIGNED, ast.SIGNS),
     "PROGRAM": (ast.PROGRAM, ast.CALLED, ast.HAS_PROGRAM),
+    "LEADER": (ast.LEADER_OF, ast.LED, ast.LED_BY_SOMEONE),
     "KINDS": (ast.KIND, ast.LABELLED, None),
     "ERRORS": (ast.ERROR, ast.LABELLED, ast.HAS_ERROR),
+    "BUCKETS": (ast.BUCKET, ast.LABELLED, ast.HAS_BUCKET),
+    "BOUGHT": (ast.BOUGHT, ast.LABELLED, ast.HAS_BOUGHT),
+    "SOLD": (ast.SOLD, ast.LABELLED, ast.HAS_SOLD),
     "STATUS": (ast.STATUS, ast.TRANSACTIONS, None),
     "VERSIONS": (ast.VERSION, ast.TRANSACTIONS, None),
 }
 _TIMES = {"1": None, "60": ast.MINUTE, "3600": ast.HOUR, "86400": ast.DAY}
 _DIMENSION_TAGS = " ".join(_DIMENSIONS)
+_OF_DOCUMENTS = ("KINDS", "ERRORS", "BUCKETS", "BOUGHT", "SOLD")
 
 
 def _dimension(frame: Frame) -> str | None:
@@ -464,99 +485,190 @@ def _dimension(frame: Frame) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def _counting(source: Source) -> Column:
-    return ast.CALLING if source is ast.CALLED else ast.COUNT
+def _without(frame: Frame, *tags: str) -> Frame:
+    """A frame without some of its words."""
+    return replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag not in tags})
 
 
 def _group_filters(frame: Frame, dimension: str) -> _Transactions | None:
-    """The transactions that are grouped, without the words that name the dimension."""
-    rest = replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag != dimension})
-    return _transactions(rest, labelled=dimension in ("KINDS", "ERRORS"))
+    """The transactions that are grouped, without the words that name the dimension: programs are what is called, whether the verb says so or not."""
+    rest = _without(frame, dimension, *(("USE",) if dimension == "PROGRAM" and not frame.programs else ()))
+    return _transactions(rest, labelled=dimension in _OF_DOCUMENTS)
+
+
+_RATES = {"FAIL": ("failed_percent", ast.FAILED, "failure rate"), "SUCCESS": ("succeeded_percent", ast.SUCCEEDED, "success rate"),
+          "VOTE": ("vote_percent", ast.VOTES, "share of votes")}  # fmt: skip
+
+
+def _figure(frame: Frame, dimension: str, *, ranked: bool) -> tuple[Column, str, Frame] | None:
+    """What is told of each group: its column, its words, and the question without the words that it came from."""
+    if frame.has("RATE"):
+        parts = [tag for tag in _RATES if frame.has(tag)]
+        if len(parts) != 1 or frame.has("FEE", "PRIORITY", "CU", "TOTAL", "MEAN", "MEDIAN", "HOWMANY", "HOWMUCH") or frame.reading.threshold is not None:
+            return None
+        if parts == ["VOTE"] and (dimension in _OF_DOCUMENTS or frame.has("NONVOTE", "WITHVOTES")):
+            return None
+        if dimension in ("ERRORS", "STATUS", "BUCKETS", "BOUGHT", "SOLD"):
+            return None
+        name, fact, said = _RATES[parts[0]]
+        return ast.share(name, fact.sql), said, _without(frame, parts[0], "RATE")
+    if not frame.has("FEE", "PRIORITY", "CU"):
+        return None if frame.has("HOWMUCH", "SOL", "LAMPORT", "MEAN", "MEDIAN", "P90", "P95", "P99", "SMALL") else (ast.COUNT, "number", frame)
+    if dimension == "SIGNER" or (ranked and frame.has("SMALL")):
+        return None
+    asked = frame
+    if ranked and not frame.has("MEAN", "MEDIAN", "P90", "P95", "P99"):
+        asked = replace(_without(frame, "BIG", "TOP", "MOST", "LEAST"), tags=_without(frame, "BIG", "TOP", "MOST", "LEAST").tags | {"HOWMUCH": Lexeme("HOWMUCH", "how much")})
+    elif ranked:
+        asked = _without(frame, "BIG", "TOP", "MOST", "LEAST")
+    measure = _measure(asked)
+    return None if measure is None else (*measure, frame)
+
+
+def _each(frame: Frame, dimension: str, *, ranked: bool) -> tuple[Query, str, tuple[str, ...]] | None:
+    """A figure for each of a dimension or a time: the query, what it is of, and what is taken for granted."""
+    if dimension == "TIME":
+        column, source, condition = _TIMES.get(frame.tags["TIME"].value), ast.TRANSACTIONS, None
+    else:
+        column, source, condition = _DIMENSIONS[dimension]
+    figure = _figure(frame, dimension, ranked=ranked)
+    if column is None or figure is None:
+        return None
+    measure, said, rest = figure
+    chosen = _group_filters(rest, dimension)
+    if chosen is None or ((frame.has("BOUGHT", "SOLD")) and frame.has("FAIL")):
+        return None
+    extra = (condition,) if condition is not None else ()
+    query = _query(rest, chosen, measure, source=ast.joined(chosen.source, source), extra=extra, by=(column,))
+    notes = chosen.notes
+    if dimension == "PROGRAM" and frame.has("FEE", "PRIORITY", "CU"):
+        notes = (*notes, "a transaction counts whole for each program that it calls")
+    return query, f"{column.name.replace('_', ' ')} by {said} of {chosen.about}", notes
+
+
+_EACH_TAGS = f"TIME MINTS RATE {_MEASURES} {_AGGREGATE_TAGS} {_DIMENSION_TAGS} {_FILTERS}"
+
+
+def _dimension_of(frame: Frame) -> str | None:
+    """What is grouped by: `tokens` are a dimension of swaps alone, as those bought or sold."""
+    if frame.has("MINTS") and not frame.has("BOUGHT", "SOLD"):
+        return None
+    if frame.has("TIME"):
+        return "TIME" if not any(frame.has(tag) for tag in _DIMENSIONS) else None
+    return _dimension(frame)
 
 
 def _grouped(frame: Frame) -> Meaning | None:
-    """A measure for each slot, minute, kind."""
-    may = f"PER BY LIST WHICH TIME {_MEASURES} {_AGGREGATE_TAGS} {_DIMENSION_TAGS} {_FILTERS}"
-    if not frame.fits("", may) or not frame.has("PER", "BY"):
+    """A figure for each slot, minute, kind."""
+    if not frame.fits("", f"PER BY SPREAD LIST WHICH {_EACH_TAGS}") or not frame.has("PER", "BY"):
         return None
-    dimension = _dimension(frame)
-    if frame.has("TIME"):
-        column, source, condition = _TIMES.get(frame.tags["TIME"].value), ast.TRANSACTIONS, None
-        if dimension is not None or column is None:
-            return None
-    elif dimension is not None:
-        column, source, condition = _DIMENSIONS[dimension]
-    else:
+    dimension = _dimension_of(frame)
+    each = _each(frame, dimension, ranked=False) if dimension is not None and not frame.has("BIG") else None
+    if each is None:
         return None
-    chosen = _group_filters(frame, dimension or "TIME")
-    if chosen is None or (frame.has("MEAN") and not frame.has("FEE", "PRIORITY", "CU")):
-        return None
-    source = chosen.source if source is ast.TRANSACTIONS else source
-    if source is not chosen.source and chosen.source is not ast.TRANSACTIONS:
-        return None
-    measure: tuple[Column, str] | None = (_counting(source), "transactions")
-    if frame.has("FEE", "PRIORITY", "CU"):
-        measure = None if source in (ast.CALLED, ast.SIGNED) else _measure(frame)
-    elif frame.has("HOWMUCH", "SOL", "LAMPORT") or frame.has("MEDIAN", "BIG", "SMALL", "P90", "P95", "P99"):
-        return None
-    if measure is None:
-        return None
-    column_of, said = measure
-    extra = (condition,) if condition is not None else ()
-    query = _query(frame, chosen, column_of, source=source, extra=extra, by=(column,), limit=frame.reading.limit)
-    return Meaning("grouped", query, f"{said} by {column.name.replace('_', ' ')} of {chosen.about}", chosen.notes)
+    query, about, notes = each
+    # However many a range has, the slots and times of it are all told, as they are a series.
+    return Meaning("grouped", replace(query, limit=frame.reading.limit), about, notes)
 
 
-_RANK_TAGS = "TOP MOST BIG LEAST"
+_RANK_TAGS = "TOP MOST BIG LEAST SMALL"
 
 
 def _is_rankable(frame: Frame, dimension: str) -> bool:
     """Whether it is clear what the most of is asked for, and what has none cannot be what is asked for."""
-    if frame.has("BIG") and not any(frame.has(tag) and frame.tags[tag].is_plural for tag in ("FEE", "PRIORITY", "CU")):
+    if frame.has("BIG", "SMALL") and not (frame.has("RATE", "MEAN", "MEDIAN") or any(frame.has(tag) and frame.tags[tag].is_plural for tag in ("FEE", "PRIORITY", "CU"))):
         # `The slot with the highest fee` asks for one fee, with the highest fees for their sum.
         return False
-    if dimension in ("STATUS", "VERSIONS") or (dimension == "PROGRAM" and frame.programs):
+    if dimension in ("STATUS", "VERSIONS", "TIME") or (dimension == "PROGRAM" and frame.programs):
         return False
-    if frame.text("MOST") in ("busiest", "most active") and frame.has("FEE", "PRIORITY", "CU"):
+    if frame.text("MOST") in ("busiest", "most active") and frame.has("FEE", "PRIORITY", "CU", "RATE"):
         return False
     # Those that have none are not among the rows.
-    return not (frame.has("LEAST") and (frame.programs or frame.accounts or frame.has("FAIL", "SUCCESS", "KIND", "SANDWICH", "ERRORNAME", "VOTE")))
+    has_least = frame.has("LEAST") and not frame.has("RATE")
+    return not (has_least and (frame.programs or frame.accounts or frame.has("FAIL", "SUCCESS", "KIND", "SANDWICH", "ERRORNAME", "VOTE")))
 
 
 def _ranking(frame: Frame) -> Meaning | None:
-    """The slots, programs, payers, errors with the most of something."""
-    may = f"{_RANK_TAGS} TOTAL BY WHICH LIST {_MEASURES} {_DIMENSION_TAGS} {_FILTERS} HAVE"
-    if not frame.fits("", may) or not frame.has(*_RANK_TAGS.split()):
+    """The slots, programs, payers, leaders, errors with the most of something."""
+    if not frame.fits("", f"{_RANK_TAGS} PER BY SPREAD WHICH LIST HAVE {_EACH_TAGS}") or not frame.has(*_RANK_TAGS.split()):
         return None
-    dimension = _dimension(frame)
+    dimension = _dimension_of(frame)
     if dimension is None or not _is_rankable(frame, dimension):
         return None
-    by, source, condition = _DIMENSIONS[dimension]
-    chosen = _group_filters(frame, dimension)
-    if chosen is None:
+    each = _each(frame, dimension, ranked=True)
+    if each is None:
         return None
-    if source is ast.TRANSACTIONS:
-        source = chosen.source
-    elif chosen.source is not ast.TRANSACTIONS and source is not chosen.source:
+    query, about, notes = each
+    (by,), (column,) = query.by, query.columns
+    direction = "asc" if frame.has("LEAST", "SMALL") else "desc"
+    noun = frame.tags["MINTS"] if frame.has("MINTS") else frame.tags[dimension]
+    limit = frame.reading.limit or (LIST_ROWS if noun.is_plural or frame.has("PER") else 1)
+    query = replace(query, order=(f"{column.name} {direction} nulls last", by.name), limit=limit)
+    return Meaning("ranking", query, about, notes, ordered=True)
+
+
+# Instructions
+
+_CALLS = {"PROGRAM": (ast.CALLED_PROGRAM, ast.NAMES_PROGRAM), "ITYPES": (ast.INSTRUCTION_TYPE, ast.NAMES_TYPE), "SLOT": (ast.SLOT, None)}
+
+
+def _counts_calls(frame: Frame) -> bool:
+    """Whether calls are counted, and not transactions: `called most often`, `how many times was X called`."""
+    verb = frame.text("USE").split()[:1] in (["called"], ["calls"], ["invoked"], ["call"])
+    often = frame.text("MOST") in _OFTEN or frame.text("HOWMANY") in ("how many times", "how often")
+    return frame.has("INSTRUCTION", "ITYPES", "CALLNAME") or (verb and often)
+
+
+def _instructions(frame: Frame) -> Meaning | None:
+    """How many instructions: of all, of a program, by program or type, in the mean transaction."""
+    may = "INSTRUCTION INNER OUTER HOWMANY TOTAL MEAN OFEACH PER BY SPREAD WHICH LIST TOP MOST LEAST DISTINCT PROGRAM ITYPES SLOT CALLED CALLNAME USE TXN"
+    if not frame.fits("", may) or frame.accounts or frame.reading.threshold is not None or not _counts_calls(frame):
         return None
-    column, said = _counting(source), chosen.about
-    if frame.has("FEE", "PRIORITY", "CU"):
-        if source in (ast.CALLED, ast.SIGNED):
-            return None
-        ranked = replace(
-            frame,
-            tags={tag: each for tag, each in frame.tags.items() if tag not in ("BIG", "TOP", "MOST", "LEAST")}
-            | {"HOWMUCH": Lexeme("HOWMUCH", "how much")},
-        )
-        measure = _measure(ranked)
-        if measure is None:
-            return None
-        column, said = measure[0], f"{measure[1]} of {chosen.about}"
-    direction = "asc" if frame.has("LEAST") else "desc"
-    limit = frame.reading.limit or (LIST_ROWS if frame.tags[dimension].is_plural else 1)
-    extra = (condition,) if condition is not None else ()
-    query = _query(frame, chosen, column, source=source, extra=extra, by=(by,), order=(f"{column.name} {direction} nulls last", by.name), limit=limit)
-    return Meaning("ranking", query, f"{by.name.replace('_', ' ')} by {said}", chosen.notes, ordered=True)
+    if frame.has("TXN") or len(frame.programs) > 1 or (frame.has("INNER") and frame.has("OUTER")) or frame.has("MEAN") != frame.has("OFEACH"):
+        return None
+    filters: list[Filter] = [Compare("t.program_id", "=", program) for program in frame.programs]
+    words = [f"of {frame.named(program)}" for program in frame.programs]
+    if frame.has("CALLNAME"):
+        filters.append(Compare("t.instruction_type", "=", frame.tags["CALLNAME"].value))
+        words.append(f"of type {frame.tags['CALLNAME'].value}")
+    if frame.has("INNER", "OUTER"):
+        filters.append(ast.IS_INNER if frame.has("INNER") else ast.IS_OUTER)
+    noun = f"{'inner ' if frame.has('INNER') else 'outer ' if frame.has('OUTER') else ''}instructions"
+    about, notes = " ".join([noun, *words]), ("those of votes and of failed transactions are counted",)
+    query = Query(ast.INSTRUCTIONS, (ast.counted("instructions"),), filters=tuple(filters), window=frame.reading.window)
+    named = [tag for tag in _CALLS if frame.has(tag)]
+    if frame.has("MEAN"):
+        mean = replace(query, columns=(ast.PER_TRANSACTION,))
+        return None if named or frame.has("TOP", "MOST", "LEAST", "PER", "BY") else Meaning("aggregate", mean, f"mean {about} of a transaction that has any", notes)
+    if not named:
+        return Meaning("count", query, about, notes) if _asks_number(frame) else None
+    if len(named) > 1 or (frame.has("PROGRAM") and frame.programs) or (frame.has("ITYPES") and frame.has("CALLNAME")):
+        return None
+    by, condition = _CALLS[named[0]]
+    query = replace(query, filters=(*filters, *((condition,) if condition else ())))
+    if frame.has("DISTINCT") or (frame.has("HOWMANY") and not frame.has("TOP", "MOST", "LEAST", "PER", "BY")):
+        many = Column(named[0].lower(), f"count(distinct {by.sql})")
+        return Meaning("distinct", replace(query, columns=(many,)), f"different {frame.text(named[0])} of {about}", notes) if frame.has("DISTINCT") else None
+    ranked = frame.has("TOP", "MOST", "LEAST")
+    if not ranked and not frame.has("PER", "BY"):
+        return None
+    limit = frame.reading.limit or ((LIST_ROWS if frame.tags[named[0]].is_plural else 1) if ranked else None)
+    order = (f"instructions {'asc' if frame.has('LEAST') else 'desc'}", by.name) if ranked else ()
+    return Meaning(
+        "ranking" if ranked else "grouped", replace(query, by=(by,), order=order, limit=limit), f"{by.name.replace('_', ' ')} by number of {about}", notes, ordered=ranked
+    )
+
+
+def _asks_number(frame: Frame) -> bool:
+    return frame.has("HOWMANY", "TOTAL") and not frame.has("TOP", "MOST", "LEAST", "PER", "BY", "SPREAD", "LIST", "WHICH", "DISTINCT")
+
+
+def _memos(frame: Frame) -> Meaning | None:
+    """How many memos were written."""
+    if not frame.fits("MEMO", "HOWMANY TOTAL WRITE SEND") or not frame.has("HOWMANY", "TOTAL") or not frame.tags["MEMO"].is_plural or frame.accounts:
+        return None
+    query = Query(ast.INSTRUCTIONS, (ast.counted("memos"),), filters=(ast.HAS_MEMO,), window=frame.reading.window)
+    return Meaning("count", query, "memos", ("those of failed transactions are counted",))
 
 
 # Movements of SOL and tokens
@@ -670,26 +782,80 @@ def _transfers_counted(frame: Frame) -> Meaning | None:
 
 def _volume(frame: Frame) -> Meaning | None:
     """How much of an asset moved, was burned or was minted."""
-    if not frame.fits("", f"HOWMUCH HOWMANY TOTAL WHICH MEAN BIG {_MOVE_TAGS}") or not frame.has(
+    if not frame.fits("", f"HOWMUCH HOWMANY WHICH SIZE {_AGGREGATE_TAGS} {_MOVE_TAGS}") or not frame.has(
         "VOLUME", "TRANSFER", "SEND", "RECEIVE", "BURN", "MINTED"
     ):
         return None
-    if not frame.has("VOLUME", "HOWMUCH", "TOTAL", "MEAN") and not (frame.has("BURN", "MINTED") and frame.has("HOWMANY", "MINTS")):
+    shapes = [aggregate for tag, aggregate in _AGGREGATES.items() if frame.has(tag) and tag != "TOTAL"]
+    if not shapes and not frame.has("VOLUME", "HOWMUCH", "TOTAL") and not (frame.has("BURN", "MINTED") and frame.has("HOWMANY", "MINTS")):
         return None
     if frame.has("HOWMANY") and not (frame.has("BURN", "MINTED") and frame.has("MINTS")):
         return None
-    if frame.has("BIG") or (frame.has("MEAN") and (frame.has("TOTAL", "VOLUME") or not frame.has("TRANSFER"))):
+    # `The largest transfer` asks for the transfer, its largest size for the amount. What is said of one amount is not said of their sum.
+    if (frame.has("BIG", "SMALL") or not shapes) and frame.has("BIG", "SMALL") != frame.has("SIZE"):
+        return None
+    if len(shapes) > 1 or (shapes and (frame.has("TOTAL", "VOLUME") or not frame.has("TRANSFER"))):
         return None
     if frame.asset is None:
         raise NotUnderstoodError("The volume of what? Name SOL, a token or a mint.", "ambiguous", (), ("… volume of SOL", "… volume of USDC"))
     moves = _moves(frame)
     if moves is None or moves.asset is None:
         return None
-    sql = "round(avg(t.value))" if frame.has("MEAN") else "sum(t.value)"
-    columns = _value(moves.asset, sql, "mean_amount" if frame.has("MEAN") else "amount")
+    shape = shapes[0] if shapes else "total"
+    columns = _value(moves.asset, ast.aggregated(shape, "t.value"), f"{shape}_amount" if shapes else "amount")
     query = Query(ast.TRANSFERS, columns, filters=moves.filters, window=frame.reading.window)
-    about = f"{'mean' if frame.has('MEAN') else 'total'} of {moves.about}"
-    return Meaning("volume", query, about, (_MOVED,))
+    return Meaning("volume", query, f"{shape} of {moves.about}", (_MOVED,))
+
+
+_OFTEN = ("most often", "most frequently", "most times", "the most times")
+
+
+def _supply(frame: Frame) -> Meaning | None:
+    """How often was burned or minted, of one mint or by mint or slot."""
+    if not frame.fits("", "HOWMANY TOTAL BURN MINTED ASSET MINTS SLOT SUCCESS PER BY WHICH LIST TOP MOST") or frame.has("BURN") == frame.has("MINTED"):
+        return None
+    word = frame.text("BURN") or frame.text("MINTED")
+    is_event = word == "burns" or word.endswith(("operations", "events"))
+    if not (is_event or frame.text("MOST") in _OFTEN) or frame.accounts or frame.programs or frame.reading.threshold is not None:
+        return None
+    if frame.asset is not None and (frame.asset.mint is None or frame.has("MINTS")):
+        return None
+    filters: list[Filter] = [ast.SUCCEEDED, ast.BURNED if frame.has("BURN") else ast.MINTED]
+    if frame.asset is not None:
+        filters.append(Compare("t.mint", "=", frame.asset.mint or ""))
+    noun = "burns" if frame.has("BURN") else "mints"
+    query = Query(ast.TRANSFERS, (ast.counted(noun),), filters=tuple(filters), window=frame.reading.window)
+    about = f"{noun} of {frame.asset.symbol}" if frame.asset is not None else noun
+    named = [tag for tag in ("MINTS", "SLOT") if frame.has(tag)]
+    ranked = frame.has("TOP", "MOST")
+    if not named:
+        return Meaning("count", query, about, (_MOVED,)) if frame.has("HOWMANY", "TOTAL") and not ranked and not frame.has("PER", "BY") else None
+    if len(named) > 1 or not (ranked or frame.has("PER", "BY")):
+        return None
+    by = _MOVE_DIMENSIONS[named[0]]
+    limit = frame.reading.limit or ((LIST_ROWS if frame.tags[named[0]].is_plural else 1) if ranked else None)
+    order = (f"{noun} desc", by.name) if ranked else ()
+    told = f"{by.name.replace('_', ' ')} by number of {about}"
+    return Meaning("ranking" if ranked else "grouped", replace(query, by=(by,), order=order, limit=limit), told, (_MOVED,), ordered=ranked)
+
+
+def _distinct_moved(frame: Frame) -> Meaning | None:
+    """How many different tokens, senders or receivers."""
+    if not frame.fits("", "DISTINCT HOWMANY MINTS SENDER RECEIVER TRANSFER ASSET SOL SUCCESS") or frame.accounts or frame.programs:
+        return None
+    named = [tag for tag in ("SENDER", "RECEIVER", "MINTS") if frame.has(tag)]
+    if named[:1] == ["MINTS"] and not (frame.has("DISTINCT") and frame.has("TRANSFER") and frame.asset is None):
+        # `How many tokens were moved` can ask for an amount.
+        return None
+    if not named or not frame.has("DISTINCT", "HOWMANY") or len(named) > 1 + (frame.has("MINTS") and named[0] != "MINTS"):
+        return None
+    moves = _moves(frame)
+    if moves is None:
+        return None
+    by = _MOVE_DIMENSIONS[named[0]]
+    name = {"MINTS": "mints", "SENDER": "senders", "RECEIVER": "receivers"}[named[0]]
+    query = Query(ast.TRANSFERS, (Column(name, f"count(distinct {by.sql})"),), filters=moves.filters, window=frame.reading.window)
+    return Meaning("distinct", query, f"different {name} of {moves.about}", (_MOVED,))
 
 
 def _largest_transfers(frame: Frame) -> Meaning | None:
@@ -821,8 +987,14 @@ def _one_slot(frame: Frame) -> int | None:
 
 
 def _block(frame: Frame) -> Meaning | None:
-    """A fact of one block."""
-    slot = _one_slot(frame)
+    """A fact of one block: of the slot that is named, or of the first or the last that is here."""
+    slot, tip = _one_slot(frame), frame.reading.tip
+    window, end = frame.reading.window, ""
+    is_end = frame.has("SLOT") and not frame.tags["SLOT"].is_plural and frame.has("FIRST") != frame.has("LAST")
+    if slot is None and is_end and tip is not None and not frame.reading.said_window and frame.reading.limit is None and frame.has("LEADER", "HASH", "HEIGHT", "PARENT", "PRODUCE"):
+        slot = tip.first_slot if frame.has("FIRST") else tip.last_slot
+        window, end = ast.Window(slot, slot), f", the {'first' if frame.has('FIRST') else 'latest'} block that is here"
+        frame = _without(frame, "SLOT", "FIRST", "LAST", "NOW")
     if slot is None or frame.accounts or frame.programs:
         return None
     wanted = {
@@ -831,13 +1003,16 @@ def _block(frame: Frame) -> Meaning | None:
         "HEIGHT": ("WHICH", (Column("height", "t.height", "number"),), "height"),
         "PARENT": ("WHICH", (Column("parent_slot", "t.parent_slot", "slot"),), "parent slot"),
         "WHEN": ("PRODUCE LAND", (Column("block_timestamp", "t.block_timestamp", "time"),), "time"),
-        "SKIP": ("ANY", (), "state"),
+        "STATUS": ("WHICH", (), "state"),
     }
     if frame.fits("WHICH PRODUCE") and frame.text("WHICH") == "who":
         frame = replace(frame, tags=frame.tags | {"LEADER": Lexeme("LEADER", "leader")})
     for tag, (may, columns, said) in wanted.items():
         if frame.fits(tag, may) and columns:
-            return Meaning("block", Query(ast.BLOCKS, columns, window=frame.reading.window, rows=True), f"{said} of slot {slot}")
+            return Meaning("block", Query(ast.BLOCKS, columns, window=window, rows=True), f"{said} of slot {slot}{end}")
+    if frame.fits("STATUS", "WHICH") or frame.fits("SKIP LAND OR", "SLOT NOT"):
+        state = Column("state", "t.state", "text")
+        return Meaning("block", Query(ast.SLOTS, (state,), window=window, rows=True), f"state of slot {slot}")
     if frame.fits("SKIP", "SLOT"):
         column = Column("skipped", "t.state = 'skipped'", "yes")
         return Meaning("block", Query(ast.SLOTS, (column,), window=frame.reading.window, rows=True), f"whether slot {slot} was skipped")
@@ -864,7 +1039,7 @@ def _end(frame: Frame) -> Meaning | None:
 
 def _skipped(frame: Frame) -> Meaning | None:
     """Slots that were skipped: how many, which, what share."""
-    if not frame.fits("SKIP SLOT", "HOWMANY WHICH LIST ANY RATE HAVE TOTAL") or frame.accounts or frame.programs:
+    if not frame.fits("SKIP", "SLOT HOWMANY WHICH LIST ANY RATE HAVE TOTAL") or frame.accounts or frame.programs or not frame.has("SLOT", "RATE"):
         return None
     window = frame.reading.window
     if frame.has("RATE"):
@@ -918,6 +1093,26 @@ def _leaders(frame: Frame) -> Meaning | None:
     return Meaning("ranking" if ranked else "grouped", query, f"leaders by {'rewards' if rewards else 'blocks'}", ordered=ranked)
 
 
+def _reward_figures(frame: Frame) -> Meaning | None:
+    """The mean or median reward of a block, or the blocks with the highest or lowest."""
+    if not frame.fits("REWARD", "SLOT PER MEAN MEDIAN BIG SMALL MOST LEAST TOP WHICH LIST HAVE SOL") or frame.accounts or frame.programs:
+        return None
+    means = [_AGGREGATES[tag] for tag in ("MEAN", "MEDIAN") if frame.has(tag)]
+    ends = [tag for tag in ("BIG", "SMALL", "MOST", "LEAST", "TOP") if frame.has(tag)]
+    known, window = (Fact("t.leader_reward is not null"),), frame.reading.window
+    if len(means) == 1 and not ends and not frame.has("WHICH", "LIST") | (frame.has("PER") and not frame.has("SLOT")):
+        column = ast.amount(means[0], "reward", "t.leader_reward")
+        return Meaning("aggregate", Query(ast.BLOCKS, (column,), filters=known, window=window), f"{means[0]} reward of a block")
+    if means or not ends or frame.has("PER") or not frame.has("SLOT"):
+        return None
+    column = Column("reward", ast.whole("t.leader_reward", 9), "sol", "SOL")
+    direction = "asc" if frame.has("SMALL", "LEAST") else "desc"
+    limit = frame.reading.limit or (LIST_ROWS if frame.tags["SLOT"].is_plural else 1)
+    columns = (ast.BLOCK_SLOT, ast.LEADER, column)
+    query = Query(ast.BLOCKS, columns, filters=known, window=window, order=(f"t.leader_reward {direction}", "t.slot"), limit=limit, rows=True)
+    return Meaning("extreme", query, f"{'lowest' if direction == 'asc' else 'highest'} rewards of blocks", ordered=True)
+
+
 def _rewards(frame: Frame) -> Meaning | None:
     """What was paid in rewards, to an account or to all."""
     if (
@@ -956,7 +1151,7 @@ def _compared(frame: Frame) -> Meaning | None:
         if chosen is None or chosen.source is not ast.TRANSACTIONS:
             return None
         both = ast.Among("i.program_id", frame.programs)
-        query = _query(frame, chosen, ast.CALLING, source=ast.CALLED, extra=(both,), by=(ast.PROGRAM,), order=("transactions desc", "program_id"))
+        query = _query(frame, chosen, ast.COUNT, source=ast.CALLED, extra=(both,), by=(ast.PROGRAM,), order=("transactions desc", "program_id"))
         return Meaning("compared", query, f"{chosen.about} of each", (*chosen.notes, "one that is not listed has none"), ordered=True)
     if len(frame.reading.slots) == 2 and not frame.programs and frame.has("TXN", "VOTE", "FAIL", "SUCCESS", "KIND"):
         chosen = _transactions(rest)
@@ -1032,7 +1227,7 @@ def _signature(frame: Frame) -> Meaning | None:
 
 
 _INTENTS: tuple[Callable[[Frame], Meaning | None], ...] = (
-    _signature, _end, _block, _skipped, _blocks, _leaders, _rewards, _balance, _pairs, _compared, _transfers_ranked, _transfers_counted, _volume,
-    _largest_transfers, _share, _distinct, _dearest, _ranking, _grouped, _aggregate, _first_last, _exists, _list, _count,
+    _signature, _end, _block, _skipped, _blocks, _leaders, _reward_figures, _rewards, _balance, _pairs, _compared, _transfers_ranked, _distinct_moved, _transfers_counted, _supply, _volume,
+    _largest_transfers, _instructions, _memos, _share, _distinct, _extreme, _ranking, _grouped, _aggregate, _first_last, _exists, _list, _count,
 )  # fmt: skip
 """The most special first."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from blyan.corpus.registry import Registry
 from blyan.query.intents import Meaning, meaning_of
-from blyan.query.query_ast import LABELLED, Column, Query, Value, slots_here, to_sql, without_documents
+from blyan.query.query_ast import Column, Query, Value, slots_here, to_sql, without_documents
 from blyan.query.reading import NotUnderstoodError, Tip, read
 from blyan.query.saying import Citation, Said, say
 
@@ -108,7 +108,7 @@ def _plan(meaning: Meaning) -> Plan:
     # What a transaction is depends on no other slot.
     here = slots_here(window) if meaning.signature is None else None
     asked = window.last - window.first + 1 if here is not None and window.first is not None and window.last is not None else None
-    labelled = isinstance(query, Query) and query.source is LABELLED
+    labelled = isinstance(query, Query) and query.source.is_labelled
     return Plan(
         intent=meaning.intent,
         slots=meaning.slots,
