@@ -240,7 +240,8 @@ def _take_both(reading: Reading) -> None:
     versions = {each.value for each in line if each.tag == "VERSION"}
     outcomes = {each.tag for each in line if each.tag in ("FAIL", "SUCCESS")}
     sides = "VERSIONS" if len(versions) == 2 else "STATUS" if len(outcomes) == 2 else ""
-    if not sides or not reading.has("COMPARE") or reading.slots:
+    names = [each for each in line if each.tag in ("PROG", "NAME", "ACC", "SIG")]
+    if not sides or not reading.has("COMPARE") or reading.slots or len(names) > 1:
         return
     gone = ("COMPARE", "AND", "VERSION") if sides == "VERSIONS" else ("COMPARE", "AND", "FAIL", "SUCCESS")
     reading.line = [*(each for each in line if each.tag not in gone), Lexeme(sides, sides.lower()), Lexeme("PER", "each")]

@@ -254,7 +254,7 @@ def _count(frame: Frame) -> Meaning | None:
         return None
     if not _is_count(frame) or (frame.has("WHICH") and not frame.has("HOWMANY", "TOTAL")):
         return None
-    if frame.has("FEE", "PRIORITY", "CU") and frame.reading.threshold is None:
+    if frame.has("FEE", "PRIORITY", "CU") and (frame.reading.threshold is None or (frame.has("TOTAL") and not frame.has("HOWMANY"))):
         return None
     chosen = _transactions(frame)
     if chosen is None:
@@ -440,8 +440,11 @@ def _distinct(frame: Frame) -> Meaning | None:
     dimension = _dimension(frame) if counted else None
     if dimension is None or dimension in ("SLOT", "STATUS", "VERSIONS", "BUCKETS", "BOUGHT", "SOLD"):
         return None
-    if dimension == "PROGRAM" and (frame.programs or frame.has("FAIL", "SUCCESS", "ERRORNAME")):
+    if dimension in ("PROGRAM", "LEADER") and (frame.programs or frame.has("FAIL", "SUCCESS", "ERRORNAME", "VOTE")):
         # A program that a failed transaction called has not failed.
+        return None
+    if dimension == "ERRORS" and not frame.has("DISTINCT") and frame.text("ERRORS") in ("error", "errors"):
+        # `How many errors` can ask for failures.
         return None
     chosen = _group_filters(frame, dimension)
     if chosen is None or frame.accounts or frame.reading.threshold is not None:
@@ -546,12 +549,12 @@ def _each(frame: Frame, dimension: str, *, ranked: bool) -> tuple[Query, str, tu
     return query, f"{column.name.replace('_', ' ')} by {said} of {chosen.about}", notes
 
 
-_EACH_TAGS = f"TIME MINTS RATE {_MEASURES} {_AGGREGATE_TAGS} {_DIMENSION_TAGS} {_FILTERS}"
+_EACH_TAGS = f"TIME MINTS RATE OFEACH {_MEASURES} {_AGGREGATE_TAGS} {_DIMENSION_TAGS} {_FILTERS}"
 
 
 def _dimension_of(frame: Frame) -> str | None:
-    """What is grouped by: `tokens` are a dimension of swaps alone, as those bought or sold."""
-    if frame.has("MINTS") and not frame.has("BOUGHT", "SOLD"):
+    """What is grouped by: `tokens` are a dimension of swaps alone, as those bought or sold. What leaders vote or pay is not what is in their blocks."""
+    if frame.has("MINTS") != frame.has("BOUGHT", "SOLD") or (frame.has("LEADER") and frame.has("VOTE", "PAY")):
         return None
     if frame.has("TIME"):
         return "TIME" if not any(frame.has(tag) for tag in _DIMENSIONS) else None
@@ -660,7 +663,8 @@ def _instructions(frame: Frame) -> Meaning | None:
 
 
 def _asks_number(frame: Frame) -> bool:
-    return frame.has("HOWMANY", "TOTAL") and not frame.has("TOP", "MOST", "LEAST", "PER", "BY", "SPREAD", "LIST", "WHICH", "DISTINCT")
+    plainly = frame.has("HOWMANY", "TOTAL") or frame.text("INSTRUCTION") == "instructions"
+    return plainly and not frame.has("TOP", "MOST", "LEAST", "PER", "BY", "SPREAD", "LIST", "WHICH", "DISTINCT")
 
 
 def _memos(frame: Frame) -> Meaning | None:
@@ -792,7 +796,7 @@ def _volume(frame: Frame) -> Meaning | None:
     if frame.has("HOWMANY") and not (frame.has("BURN", "MINTED") and frame.has("MINTS")):
         return None
     # `The largest transfer` asks for the transfer, its largest size for the amount. What is said of one amount is not said of their sum.
-    if (frame.has("BIG", "SMALL") or not shapes) and frame.has("BIG", "SMALL") != frame.has("SIZE"):
+    if (frame.has("BIG", "SMALL") and not frame.has("SIZE")) or (frame.has("SIZE") and not shapes and not frame.has("TOTAL")):
         return None
     if len(shapes) > 1 or (shapes and (frame.has("TOTAL", "VOLUME") or not frame.has("TRANSFER"))):
         return None
@@ -1028,7 +1032,7 @@ def _end(frame: Frame) -> Meaning | None:
         or frame.programs
     ):
         return None
-    if frame.reading.said_window or frame.reading.limit is not None or frame.tags["SLOT"].is_plural:
+    if frame.reading.said_window or frame.reading.limit is not None or frame.tags["SLOT"].is_plural or frame.text("WHICH") == "who":
         return None
     order = "t.slot" if frame.has("FIRST") else "t.slot desc"
     column = Column("block_timestamp", "t.block_timestamp", "time") if frame.has("WHEN") else ast.BLOCK_SLOT
@@ -1095,15 +1099,16 @@ def _leaders(frame: Frame) -> Meaning | None:
 
 def _reward_figures(frame: Frame) -> Meaning | None:
     """The mean or median reward of a block, or the blocks with the highest or lowest."""
-    if not frame.fits("REWARD", "SLOT PER MEAN MEDIAN BIG SMALL MOST LEAST TOP WHICH LIST HAVE SOL") or frame.accounts or frame.programs:
+    if not frame.fits("REWARD", "SLOT PER BY MEAN MEDIAN BIG SMALL MOST LEAST TOP WHICH LIST HAVE SOL") or frame.accounts or frame.programs:
         return None
     means = [_AGGREGATES[tag] for tag in ("MEAN", "MEDIAN") if frame.has(tag)]
     ends = [tag for tag in ("BIG", "SMALL", "MOST", "LEAST", "TOP") if frame.has(tag)]
     known, window = (Fact("t.leader_reward is not null"),), frame.reading.window
-    if len(means) == 1 and not ends and not frame.has("WHICH", "LIST") | (frame.has("PER") and not frame.has("SLOT")):
+    asks_which = frame.has("LIST") or frame.text("WHICH") in ("which", "who")
+    if len(means) == 1 and not ends and not asks_which and frame.has("SLOT") >= frame.has("PER"):
         column = ast.amount(means[0], "reward", "t.leader_reward")
         return Meaning("aggregate", Query(ast.BLOCKS, (column,), filters=known, window=window), f"{means[0]} reward of a block")
-    if means or not ends or frame.has("PER") or not frame.has("SLOT"):
+    if means or not ends or frame.has("PER") or not frame.has("SLOT") or (frame.has("BY") and not frame.has("TOP")):
         return None
     column = Column("reward", ast.whole("t.leader_reward", 9), "sol", "SOL")
     direction = "asc" if frame.has("SMALL", "LEAST") else "desc"
@@ -1227,7 +1232,7 @@ def _signature(frame: Frame) -> Meaning | None:
 
 
 _INTENTS: tuple[Callable[[Frame], Meaning | None], ...] = (
-    _signature, _end, _block, _skipped, _blocks, _leaders, _reward_figures, _rewards, _balance, _pairs, _compared, _transfers_ranked, _distinct_moved, _transfers_counted, _supply, _volume,
+    _signature, _block, _end, _skipped, _blocks, _leaders, _reward_figures, _rewards, _balance, _pairs, _compared, _transfers_ranked, _distinct_moved, _transfers_counted, _supply, _volume,
     _largest_transfers, _instructions, _memos, _share, _distinct, _extreme, _ranking, _grouped, _aggregate, _first_last, _exists, _list, _count,
 )  # fmt: skip
 """The most special first."""

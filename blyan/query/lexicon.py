@@ -12,7 +12,7 @@ Tagged = tuple[str, str]
 """A tag, and what is said by it: a kind, a number of seconds, or nothing."""
 
 _TAGS = {
-    "HARMLESS": "|at all|of them|in percent",
+    "HARMLESS": "|at all",
     "HOWMANY": "count counts|how many|number of|the number of|count of|how often|how many times|amount of transactions",
     "HOWMUCH": "|how much|what amount of|amount of|what amount",
     "WHICH": "which what who whose whats",
@@ -24,7 +24,7 @@ _TAGS = {
     "TXN": "transactions transaction txs tx txns txn trx trxs",
     "FAIL": "failed fail fails failing failure failures unsuccessful reverted|did not succeed|not successful|did not go through|not succeed",
     "SUCCESS": "succeeded succeed succeeds successful successfully success successes|did not fail|not failed|went through",
-    "RATE": "rate ratio share percentage percent proportion fraction %",
+    "RATE": "rate ratio share percentage percent proportion fraction %|in percent",
     "FEE": "fee fees|transaction fee|transaction fees|tx fee|tx fees",
     "PRIORITY": "|priority fee|priority fees|prio fee|prio fees|prioritization fee|prioritization fees|prioritisation fees",
     "CU": "cu cus compute|compute units|compute unit",
@@ -41,7 +41,7 @@ _TAGS = {
     "RECEIVER": "receiver receivers recipient recipients",
     "DISTINCT": "distinct unique different",
     "TOTAL": "total sum overall altogether combined totals|in total|sum of|sum up|in sum|in all|added up|total amount of",
-    "MEAN": "average averages mean means avg averaged|on average",
+    "MEAN": "average averages mean avg averaged|on average",
     "MEDIAN": "median typical",
     "P90": "p90|90th percentile",
     "P95": "p95|95th percentile",
