@@ -65,6 +65,7 @@ def frame_of(reading: Reading, registry: Registry) -> Frame:
     _take_names(frame)
     _take_assets(frame)
     _take_accounts(frame)
+    _take_shown(reading)
     _take_orders(frame)
     for each in reading.line:
         if each.tag in _DROPPED:
@@ -248,7 +249,9 @@ def _take_both(reading: Reading) -> None:
 
 
 _BEFORE = frozenset(("IN", "OF", "FROM", "TO", "BY", "FOR"))
-_RANKED = frozenset(("SLOT", "PAYER", "SIGNER", "PROGRAM", "LEADER", "MINTS", "SENDER", "RECEIVER", "ACCOUNT", "TXN", "KINDS", "ERRORS", "ITYPES", "BUCKETS"))
+_RANKED = frozenset(
+    ("SLOT", "PAYER", "SIGNER", "PROGRAM", "LEADER", "MINTS", "SENDER", "RECEIVER", "ACCOUNT", "TXN", "KINDS", "ERRORS", "ITYPES", "BUCKETS")
+)
 
 
 def _take_orders(frame: Frame) -> None:
@@ -262,6 +265,13 @@ def _take_orders(frame: Frame) -> None:
         if before.tag in _BEFORE and rank.tag in ("MOST", "TOP", "LEAST", "BIG", "SMALL") and what.tag in _RANKED:
             words = (rank.text, what.text)
             raise NotUnderstoodError(f"That needs two answers: first which is meant by {' '.join(words)}.", "not_understood", words)
+    if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
+        reading.line += [each for each in taken if each is not None and each.tag != "BY"]
+    _take_extremes(reading)
+
+
+def _take_shown(reading: Reading) -> None:
+    """Words that ask for what is shown anyway, or for what the whole of a question is about."""
     if any(each.tag in ("BIG", "SMALL", "MOST", "HEAVY") for each in reading.line):
         # The amount is shown beside whatever has the most of it.
         reading.take("AND HOWMUCH PRONOUN?")
@@ -280,19 +290,31 @@ def _take_orders(frame: Frame) -> None:
     if any(each.tag == "MEAN" for each in reading.line) and (taken := reading.take("PER TXN")):
         # A mean is of transactions anyway.
         reading.line.append(Lexeme("OFEACH", "per transaction"))
-    if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
-        reading.line += [each for each in taken if each is not None and each.tag != "BY"]
+
+
+def _take_extremes(reading: Reading) -> None:
+    """Transactions that are asked for by the highest or lowest of what they have."""
     for verb in ("WITH", "PAY", "USE"):
         for pattern in (f"TXN {verb} BIG|MOST|SMALL|LEAST FEE|PRIORITY|CU", f"TXN {verb} FEE|PRIORITY|CU MOST"):
             taken = reading.take(pattern)
             if taken and not (verb == "PAY" and any(each is not None and each.tag == "CU" for each in taken)):
                 _mark_extreme(reading, taken)
                 return
-    if taken := reading.take("BIG|SMALL FEE|PRIORITY|CU TXN") or reading.take("TXN BY FEE|PRIORITY|CU") or reading.take("HEAVY TXN") or reading.take("TXN HEAVY IN? CU"):
+    if (
+        taken := reading.take("BIG|SMALL FEE|PRIORITY|CU TXN")
+        or reading.take("TXN BY FEE|PRIORITY|CU")
+        or reading.take("HEAVY TXN")
+        or reading.take("TXN HEAVY IN? CU")
+    ):
         _mark_extreme(reading, taken)
         return
     for at, each in enumerate(reading.line):
-        if each.tag in ("BIG", "SMALL") and each.text.lower() in ("most expensive", "cheapest", "priciest") and at + 1 < len(reading.line) and reading.line[at + 1].tag == "TXN":
+        if (
+            each.tag in ("BIG", "SMALL")
+            and each.text.lower() in ("most expensive", "cheapest", "priciest")
+            and at + 1 < len(reading.line)
+            and reading.line[at + 1].tag == "TXN"
+        ):
             # It says what the transactions are ordered by, and which end is asked for.
             reading.line[at] = Lexeme("EXTREME", each.text, "FEE" if each.tag == "BIG" else "FEE asc")
             return
@@ -302,3 +324,8 @@ def _mark_extreme(reading: Reading, taken: Sequence[Lexeme | None]) -> None:
     tags = [each.tag for each in taken if each is not None]
     what = next((tag for tag in ("PRIORITY", "FEE") if tag in tags), "CU")
     reading.line.append(Lexeme("EXTREME", what.lower(), f"{what} asc" if "SMALL" in tags or "LEAST" in tags else what))
+
+
+def without(frame: Frame, *tags: str) -> Frame:
+    """A frame without some of its words."""
+    return replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag not in tags})

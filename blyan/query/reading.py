@@ -306,7 +306,8 @@ def _longest(pieces: Sequence[Lexeme], at: int, known: dict[tuple[str, ...], Lex
     piece = pieces[at]
     if piece.tag != "WORD":
         return piece, 1
-    if piece.text in instruction_names():
+    if piece.text in instruction_names() and not piece.text.islower():
+        # Those of one word, such as `transfer`, are everyday words.
         return Lexeme("CALLNAME", piece.text, piece.text), 1
     if _CAMEL.fullmatch(piece.text):
         # Whether an error has that name is seen where it stands: `blyan.query.intents`.
@@ -378,7 +379,10 @@ def _num(lexeme: Lexeme | None) -> int:
 def _window(reading: Reading) -> None:
     """Take slots and times out of the line."""
     # `For each slot, 5 …`: the number is of what follows.
-    reading.line = [replace(each, tag="EACHSLOT") if at and each.tag == "SLOT" and reading.line[at - 1].tag == "PER" else each for at, each in enumerate(reading.line)]
+    reading.line = [
+        replace(each, tag="EACHSLOT") if at and each.tag == "SLOT" and reading.line[at - 1].tag == "PER" else each
+        for at, each in enumerate(reading.line)
+    ]
     found: list[tuple[Window, str]] = []
     for take in (_relative, _spans, _two, _moments, _days, _single):
         while (each := take(reading)) is not None:

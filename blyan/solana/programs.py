@@ -501,13 +501,6 @@ _UPGRADEABLE_LOADER = {
 }
 
 
-@cache
-def instruction_names() -> frozenset[str]:
-    """Names of decoded instructions that no everyday word has: those of two words and more, such as `closeAccount`."""
-    layouts = (_SYSTEM, _STAKE, _VOTE, _TOKEN, _TOKEN_EXTENSIONS, _TOKEN_METADATA, _ASSOCIATED_TOKEN, _COMPUTE_BUDGET, _LOOKUP_TABLE, _LOADER, _UPGRADEABLE_LOADER)
-    return frozenset(layout.name for each in layouts for layout in each.values() if not layout.name.islower())
-
-
 def _no_trailing_none(decoded: Decoded, *names: str) -> Decoded:
     """Agave writes null for these accounts where they are missing."""
     have = {name for name, _ in decoded.params}

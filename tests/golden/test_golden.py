@@ -20,6 +20,7 @@ from blyan.query.planner import Abstention, Plan, Tip, plan, say
 pytestmark = pytest.mark.skipif(not is_here(), reason="the recorded mainnet data is not at ../shared/data")
 
 PAGE = HERE.parents[1] / "docs" / "answers.md"
+STRANGERS = "@@"
 HELD_OUT = "77f0d9d1415b06e7292cf57501453679140f0be405c25acdbd23539d591fb7a2"
 REGISTRY = load_registry()
 
@@ -53,6 +54,10 @@ def test_the_set_is_large_enough_and_no_question_is_asked_twice():
 
 def test_the_held_out_half_is_as_it_was_before_there_was_a_planner():
     assert hashlib.sha256((HERE / "held_out.toml").read_bytes()).hexdigest() == HELD_OUT
+
+
+def test_the_questions_of_strangers_are_as_they_were_asked():
+    assert hashlib.sha256((HERE / "strangers.toml").read_bytes()).hexdigest() == STRANGERS
 
 
 def test_the_planner_does_as_the_page_says(found):
@@ -113,7 +118,7 @@ def test_intervals_are_those_of_the_literature(right, of, low, high):
 def test_every_statement_passes_the_gate_and_so_do_those_beside_it(plans):
     seen = set()
     for _, made in plans:
-        for statement in ((made.sql, made.params), made.proof, made.lacking, made.slots_here):
+        for statement in ((made.sql, made.params), made.proof, made.rests_on, made.lacking, made.slots_here):
             if statement is not None and statement[0] not in seen:
                 seen.add(statement[0])
                 gate.check(*statement)
