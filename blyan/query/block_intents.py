@@ -50,7 +50,7 @@ def block(frame: Frame) -> Meaning | None:
     for tag, (may, columns, said) in wanted.items():
         if frame.fits(tag, may) and columns:
             return Meaning("block", Query(ast.BLOCKS, columns, window=window, rows=True), f"{said} of slot {slot}{end}")
-    if frame.fits("STATUS", "WHICH") or frame.fits("SKIP LAND OR", "SLOT NOT"):
+    if frame.fits("STATUS", "WHICH") or frame.fits("SKIP LAND OR", "SLOT"):
         state = Column("state", "t.state", "text")
         return Meaning("block", Query(ast.SLOTS, (state,), window=window, rows=True), f"state of slot {slot}")
     if frame.fits("SKIP", "SLOT"):

@@ -6,7 +6,6 @@ them (`blyan.query.intents`), or the line of words (`blyan.query.reading`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from blyan.corpus.registry import Registry
@@ -242,7 +241,7 @@ def _take_both(reading: Reading) -> None:
     outcomes = {each.tag for each in line if each.tag in ("FAIL", "SUCCESS")}
     sides = "VERSIONS" if len(versions) == 2 else "STATUS" if len(outcomes) == 2 else ""
     names = [each for each in line if each.tag in ("PROG", "NAME", "ACC", "SIG")]
-    if not sides or not reading.has("COMPARE") or reading.slots or len(names) > 1:
+    if not sides or not reading.has("COMPARE") or reading.slots or len(names) > 1 or sum(each.tag == "COMPARE" for each in line) > 1:
         return
     gone = ("COMPARE", "AND", "VERSION") if sides == "VERSIONS" else ("COMPARE", "AND", "FAIL", "SUCCESS")
     reading.line = [*(each for each in line if each.tag not in gone), Lexeme(sides, sides.lower()), Lexeme("PER", "each")]
@@ -294,36 +293,28 @@ def _take_shown(reading: Reading) -> None:
 
 def _take_extremes(reading: Reading) -> None:
     """Transactions that are asked for by the highest or lowest of what they have."""
-    for verb in ("WITH", "PAY", "USE"):
-        for pattern in (f"TXN {verb} BIG|MOST|SMALL|LEAST FEE|PRIORITY|CU", f"TXN {verb} FEE|PRIORITY|CU MOST"):
-            taken = reading.take(pattern)
-            if taken and not (verb == "PAY" and any(each is not None and each.tag == "CU" for each in taken)):
-                _mark_extreme(reading, taken)
-                return
-    if (
-        taken := reading.take("BIG|SMALL FEE|PRIORITY|CU TXN")
-        or reading.take("TXN BY FEE|PRIORITY|CU")
-        or reading.take("HEAVY TXN")
-        or reading.take("TXN HEAVY IN? CU")
-    ):
-        _mark_extreme(reading, taken)
-        return
-    for at, each in enumerate(reading.line):
-        if (
-            each.tag in ("BIG", "SMALL")
-            and each.text.lower() in ("most expensive", "cheapest", "priciest")
-            and at + 1 < len(reading.line)
-            and reading.line[at + 1].tag == "TXN"
-        ):
-            # It says what the transactions are ordered by, and which end is asked for.
-            reading.line[at] = Lexeme("EXTREME", each.text, "FEE" if each.tag == "BIG" else "FEE asc")
+    patterns = [
+        *(f"TXN|KIND WITH|HAVE|PAY BIG|MOST|SMALL|LEAST {what}" for what in ("FEE", "PRIORITY")),
+        "TXN|KIND WITH|HAVE|USE BIG|MOST|SMALL|LEAST CU",
+        "BIG|SMALL FEE|PRIORITY|CU TXN|KIND",
+        "TXN|KIND BY FEE|PRIORITY|CU",
+        "TXN|KIND HEAVY IN? CU",
+        "HEAVY TXN|KIND",
+    ]
+    for pattern in patterns:
+        if taken := reading.take(pattern):
+            words = {each.tag: each for each in taken if each is not None}
+            what = next((tag for tag in ("PRIORITY", "FEE") if tag in words), "CU")
+            noun = words.get("TXN") or words["KIND"]
+            reading.line.append(Lexeme("EXTREME", noun.text, f"{what} asc" if "SMALL" in words or "LEAST" in words else what))
+            reading.line += [each for each in taken if each is not None and each.tag == "KIND"]
             return
-
-
-def _mark_extreme(reading: Reading, taken: Sequence[Lexeme | None]) -> None:
-    tags = [each.tag for each in taken if each is not None]
-    what = next((tag for tag in ("PRIORITY", "FEE") if tag in tags), "CU")
-    reading.line.append(Lexeme("EXTREME", what.lower(), f"{what} asc" if "SMALL" in tags or "LEAST" in tags else what))
+    for at, each in enumerate(reading.line[:-1]):
+        after = reading.line[at + 1]
+        if each.text.lower() in ("most expensive", "cheapest", "priciest") and after.tag in ("TXN", "KIND"):
+            # It says what the transactions are ordered by, and which end is asked for.
+            reading.line[at] = Lexeme("EXTREME", after.text, "FEE asc" if each.tag == "SMALL" else "FEE")
+            return
 
 
 def without(frame: Frame, *tags: str) -> Frame:

@@ -19,7 +19,8 @@ def _counts_calls(frame: Frame) -> bool:
     """Whether calls are counted, and not transactions: `called most often`, `how many times was X called`."""
     verb = frame.text("USE").split()[:1] in (["called"], ["calls"], ["invoked"], ["call"])
     often = frame.text("MOST") in OFTEN or frame.text("HOWMANY") in ("how many times", "how often")
-    return frame.has("INSTRUCTION", "ITYPES", "CALLNAME") or (verb and often)
+    ranked = frame.text("MOST") == "most called" or frame.text("LEAST") == "least called"
+    return frame.has("INSTRUCTION", "ITYPES", "CALLNAME") or (verb and often) or ranked
 
 
 def instructions(frame: Frame) -> Meaning | None:

@@ -67,7 +67,8 @@ class Lexeme:
     @property
     def is_plural(self) -> bool:
         """Whether more than one is asked for."""
-        return self.text.endswith("s")
+        # As `reasons for failure` does.
+        return self.text.endswith("s") or self.text.partition(" ")[0].endswith("s")
 
 
 @dataclass(frozen=True, slots=True)

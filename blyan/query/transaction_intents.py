@@ -194,7 +194,7 @@ def extreme(frame: Frame) -> Meaning | None:
         return None
     what, _, direction = frame.tags["EXTREME"].value.partition(" ")
     sql, column, said = _EXTREMES[what]
-    limit = frame.reading.limit or (LIST_ROWS if frame.has("TOP") else 1)
+    limit = frame.reading.limit or (LIST_ROWS if frame.has("TOP") or frame.tags["EXTREME"].is_plural else 1)
     order = (f"{sql} {direction or 'desc'}", "t.block_slot", 't."index"')
     query = query_of(frame, chosen, *ROW, column, extra=(Fact(f"{sql} is not null"),), rows=True, limit=limit, order=order)
     return Meaning("extreme", query, f"{chosen.about} with the {'lowest' if direction else 'highest'} {said}", chosen.notes, ordered=True)
@@ -242,7 +242,7 @@ def aggregate(frame: Frame) -> Meaning | None:
     """A sum, a mean or a percentile of fees or compute units."""
     if not frame.fits("", f"{_MEASURES} {AGGREGATE_TAGS} OFEACH WHICH LIST {FILTERS}") or sum(map(frame.has, ("FEE", "PRIORITY", "CU"))) != 1:
         return None
-    if frame.has("HOWMANY") and not frame.has("CU", "LAMPORT"):
+    if (frame.has("HOWMANY") and not frame.has("CU", "LAMPORT")) or frame.text("WHICH") == "who":
         return None
     measure = _measure(frame)
     chosen = transactions(frame)
@@ -406,6 +406,8 @@ def _each(frame: Frame, dimension: str, *, ranked: bool) -> tuple[Query, str, tu
     notes = chosen.notes
     if dimension == "PROGRAM" and frame.has("FEE", "PRIORITY", "CU"):
         notes = (*notes, "a transaction counts whole for each program that it calls")
+    elif dimension == "PROGRAM" and frame.has("FAIL", "SUCCESS"):
+        notes = (*notes, "a transaction counts for each program that it calls, whichever failed")
     return query, f"{column.name.replace('_', ' ')} by {said} of {chosen.about}", notes
 
 

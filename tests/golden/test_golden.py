@@ -8,7 +8,25 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from golden_set import BEGIN, HALVES, HERE, alike, ask, by_planner, figures, is_here, lakes, page, questions, shuffled, silent, table, tip_of, wilson
+from golden_set import (
+    BEGIN,
+    HALVES,
+    HERE,
+    alike,
+    ask,
+    by_planner,
+    figures,
+    is_here,
+    lakes,
+    page,
+    questions,
+    shuffled,
+    silent,
+    table,
+    tells,
+    tip_of,
+    wilson,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +38,7 @@ from blyan.query.planner import Abstention, Plan, Tip, plan, say
 pytestmark = pytest.mark.skipif(not is_here(), reason="the recorded mainnet data is not at ../shared/data")
 
 PAGE = HERE.parents[1] / "docs" / "answers.md"
-STRANGERS = "@@"
+STRANGERS = "3573659d5b0e0de8dc28e3d5931b60b5d3b80ee37145c98028993ab91dc11f52"
 HELD_OUT = "77f0d9d1415b06e7292cf57501453679140f0be405c25acdbd23539d591fb7a2"
 REGISTRY = load_registry()
 
@@ -102,6 +120,23 @@ def test_results_are_alike_whatever_the_order_of_columns_and_in_nothing_else():
     assert not alike([(1,)], [(True,)], ordered=True)
     assert not alike([], wanted, ordered=False)
     assert alike([], [], ordered=False)
+
+
+def test_a_stranger_is_told_no_other_rows_however_many_columns_there_are():
+    system = "11111111111111111111111111111111"
+    wanted = [(system, 3), ("someone", 1)]
+    assert tells([(system, 3), ("someone", 1)], wanted, ordered=True)
+    assert tells([("a", REGISTRY.names[system], Decimal(3)), ("b", "someone", 1)], wanted, ordered=True)
+    for other in (
+        [(system, 3)],
+        [(system,), ("someone",)],
+        [(system, 3), ("another", 1)],
+        [(system, 1, 2), ("someone", 3, 4)],
+        [*wanted, ("more", 0)],
+    ):
+        assert not tells(other, wanted, ordered=False)
+    assert not tells(wanted[::-1], wanted, ordered=True)
+    assert tells(wanted[::-1], wanted, ordered=False)
 
 
 @pytest.mark.parametrize(
