@@ -24,7 +24,7 @@ class Source:
 
     Attributes:
         name: of the source in the other parts of a query.
-        frm: what stands in FROM; the table of the rows has the alias `t`.
+        frm: what stands in FROM; the table of the rows has the alias `t`. `{within}` is where the slots of `c` are bounded.
         table: its name in the lake.
         slot, place, time, signature: its columns; empty for what it has not.
         others: slots of the tables joined, which are bounded too, so that no file of them is opened for nothing.
@@ -60,9 +60,8 @@ CALLED = replace(
     TRANSACTIONS,
     name="called",
     # One row for each program of a transaction, however often it is called: so fees and compute units can be summed.
-    frm="solana.transactions t join (select distinct c.block_slot, c.tx_index, c.program_id from solana.instructions c) i "
+    frm="solana.transactions t join (select distinct c.block_slot, c.tx_index, c.program_id from solana.instructions c{within}) i "
     'on i.block_slot = t.block_slot and i.tx_index = t."index"',
-    others=("i.block_slot",),
     repeats=True,
 )
 LED = replace(TRANSACTIONS, name="led", frm="solana.transactions t join solana.blocks b on b.slot = t.block_slot", others=("b.slot",))
@@ -319,7 +318,9 @@ def to_sql(query: Query | Balance) -> tuple[str, tuple[Value, ...]]:
     selected = (*query.by, *query.columns)
     names = ", ".join(f"{column.sql} as {column.name}" for column in selected)
     conditions, params = _where(query.source, query.filters, query.window)
-    text = f"select {names} from {query.source.frm}"  # noqa: S608 - fragments of this file
+    bounds, within = _bounds("c.block_slot", query.window) if "{within}" in query.source.frm else ([], [])
+    frm = query.source.frm.replace("{within}", f" where {' and '.join(bounds)}" if bounds else "")
+    text = f"select {names} from {frm}"  # noqa: S608 - fragments of this file
     if conditions:
         text += f" where {' and '.join(conditions)}"
     if query.by:
@@ -331,7 +332,7 @@ def to_sql(query: Query | Balance) -> tuple[str, tuple[Value, ...]]:
         order = tuple(column.name for column in query.by)
     if order:
         text += f" order by {', '.join(order)}"
-    values = [value for column in selected for value in column.params] + params
+    values = [value for column in selected for value in column.params] + within + params
     if query.limit is not None:
         text += " limit ?"
         values.append(query.limit)
