@@ -580,6 +580,7 @@ def ask(
         cursor = connection.execute(planned.sql, planned.params)
         names, rows = [column[0] for column in cursor.description or []], cursor.fetchall()
         proof = connection.execute(*planned.proof).fetchall() if planned.proof else []
+        ((rests_on,),) = connection.execute(*planned.rests_on).fetchall() if planned.rests_on else [(0,)]
         ((lacking,),) = connection.execute(*planned.lacking).fetchall() if planned.lacking else [(0,)]
         ((here,),) = connection.execute(*planned.slots_here).fetchall() if planned.slots_here else [(None,)]
     said = say(planned, names, rows, proof, lacking=lacking, here=here, names=registry.names)
@@ -589,13 +590,16 @@ def ask(
         _write_facts(facts)
         return
     console = _console()
-    citations = "; ".join(f"slot {each.slot:,}{f', {each.signature}' if each.signature else ''}" for each in said.citations)
+    more = (rests_on or len(rows)) - len(said.citations)
+    cited = [f"  slot {each.slot:,}{f', {each.signature}' if each.signature else ''}" for each in said.citations]
     for line in (
         said.text,
         "",
         f"SQL: {planned.sql}",
         f"Parameters: {', '.join(map(repr, planned.params))}",
-        f"From {planned.table}: {citations or 'no row'}",
+        f"From {planned.table}:{'' if cited else ' no row'}",
+        *cited,
+        *([f"  and {more:,} more"] if cited and more > 0 else []),
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

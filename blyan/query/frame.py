@@ -60,9 +60,11 @@ def frame_of(reading: Reading, registry: Registry) -> Frame:
         NotUnderstoodError: a name can be read in two ways, or two are named where one can be.
     """
     frame = Frame(reading, registry)
+    _take_both(reading)
     _take_names(frame)
     _take_assets(frame)
     _take_accounts(frame)
+    _take_shown(reading)
     _take_orders(frame)
     for each in reading.line:
         if each.tag in _DROPPED:
@@ -93,8 +95,11 @@ def _leave_out(frame: Frame) -> None:
         del tags["HAVE"]
     if "PRONOUN" in tags:
         pronoun = tags.pop("PRONOUN")
-        if not (frame.accounts or frame.programs or frame.signature):
+        is_one_slot = frame.reading.said_window.startswith("slot ") and pronoun.text.lower() in ("it", "its")
+        if not (frame.accounts or frame.programs or frame.signature or is_one_slot):
             raise NotUnderstoodError(f"What does {pronoun.text} stand for?", "ambiguous", (pronoun.text,))
+    if frame.reading.said_window.startswith("the last ") and not frame.has("BALANCE"):
+        tags.pop("NOW", None)
     if "BOTH" in tags and "AND" in tags and len(frame.programs) == 2:
         del tags["BOTH"]
     if frame.text("PRODUCE") == "made" and "PAYER" in tags:
@@ -104,6 +109,15 @@ def _leave_out(frame: Frame) -> None:
 def _rename(frame: Frame) -> None:
     """Put the tag that is meant in the place of one that stands for it."""
     tags = frame.tags
+    if frame.has("WHY") and frame.has("FAIL") and frame.signature is None and not frame.accounts:
+        # `Why do transactions fail`: which errors, and how often.
+        tags["TOP"] = tags.pop("WHY")
+        tags["ERRORS"] = Lexeme("ERRORS", "reasons")
+    if frame.text("WHICH") == "who" and frame.has("MOST", "TOP", "BIG") and frame.has("SEND") != frame.has("RECEIVE") and not frame.accounts:
+        noun = "SENDER" if frame.has("SEND") else "RECEIVER"
+        tags[noun] = replace(tags.pop("SEND" if frame.has("SEND") else "RECEIVE"), tag=noun, text=noun.lower())
+    if frame.has("BURN") and frame.has("CU") and not frame.has("ASSET", "MINTS"):
+        tags["USE"] = replace(tags.pop("BURN"), tag="USE")
     if "PROGRAMS_OF" in tags and frame.signature is None:
         tags["PROGRAM"] = replace(tags.pop("PROGRAMS_OF"), text="programs")
     if frame.text("MOST") == "most transferred":
@@ -220,8 +234,23 @@ def _take_accounts(frame: Frame) -> None:
             reading.line += [each for each in taken if each is not None and each.tag in ("SEND", "PAY", "RECEIVE", "LEADER", "PRODUCE")]
 
 
+def _take_both(reading: Reading) -> None:
+    """Two sides of one thing that are put beside each other are what is grouped by."""
+    line = reading.line
+    versions = {each.value for each in line if each.tag == "VERSION"}
+    outcomes = {each.tag for each in line if each.tag in ("FAIL", "SUCCESS")}
+    sides = "VERSIONS" if len(versions) == 2 else "STATUS" if len(outcomes) == 2 else ""
+    names = [each for each in line if each.tag in ("PROG", "NAME", "ACC", "SIG")]
+    if not sides or not reading.has("COMPARE") or reading.slots or len(names) > 1 or sum(each.tag == "COMPARE" for each in line) > 1:
+        return
+    gone = ("COMPARE", "AND", "VERSION") if sides == "VERSIONS" else ("COMPARE", "AND", "FAIL", "SUCCESS")
+    reading.line = [*(each for each in line if each.tag not in gone), Lexeme(sides, sides.lower()), Lexeme("PER", "each")]
+
+
 _BEFORE = frozenset(("IN", "OF", "FROM", "TO", "BY", "FOR"))
-_RANKED = frozenset(("SLOT", "PAYER", "SIGNER", "PROGRAM", "LEADER", "MINTS", "SENDER", "RECEIVER", "ACCOUNT", "TXN"))
+_RANKED = frozenset(
+    ("SLOT", "PAYER", "SIGNER", "PROGRAM", "LEADER", "MINTS", "SENDER", "RECEIVER", "ACCOUNT", "TXN", "KINDS", "ERRORS", "ITYPES", "BUCKETS")
+)
 
 
 def _take_orders(frame: Frame) -> None:
@@ -237,11 +266,57 @@ def _take_orders(frame: Frame) -> None:
             raise NotUnderstoodError(f"That needs two answers: first which is meant by {' '.join(words)}.", "not_understood", words)
     if taken := reading.take("PAY BY KIND|TXN|VOTE|FAIL|SUCCESS|NONVOTE"):
         reading.line += [each for each in taken if each is not None and each.tag != "BY"]
-    for pattern in ("TXN WITH BIG|MOST FEE", "TXN PAY BIG|MOST FEE", "BIG FEE TXN", "TXN BY FEE"):
-        if reading.take(pattern):
-            reading.line.append(Lexeme("DEAREST", "the highest fee"))
+    _take_extremes(reading)
+
+
+def _take_shown(reading: Reading) -> None:
+    """Words that ask for what is shown anyway, or for what the whole of a question is about."""
+    if any(each.tag in ("BIG", "SMALL", "MOST", "HEAVY") for each in reading.line):
+        # The amount is shown beside whatever has the most of it.
+        reading.take("AND HOWMUCH PRONOUN?")
+    if reading.has("LEADER"):
+        reading.take("IN PRONOUN SLOT")
+    if reading.has("TRANSFER"):
+        # Both are shown with every transfer.
+        reading.take("FROM WHICH AND? TO WHICH")
+    if reading.has("SEND") or reading.has("RECEIVE"):
+        reading.take("BY|IN TRANSFER")
+    if taken := reading.take("INVOLVING SLOT"):
+        if taken[0] is not None and taken[0].text.lower() != "in which":
+            reading.line += [each for each in taken if each is not None]
+        else:
+            reading.line += [Lexeme("WHICH", "which"), *(each for each in taken[1:] if each is not None)]
+    if any(each.tag == "MEAN" for each in reading.line) and (taken := reading.take("PER TXN")):
+        # A mean is of transactions anyway.
+        reading.line.append(Lexeme("OFEACH", "per transaction"))
+
+
+def _take_extremes(reading: Reading) -> None:
+    """Transactions that are asked for by the highest or lowest of what they have."""
+    patterns = [
+        *(f"TXN|KIND WITH|HAVE|PAY BIG|MOST|SMALL|LEAST {what}" for what in ("FEE", "PRIORITY")),
+        "TXN|KIND WITH|HAVE|USE BIG|MOST|SMALL|LEAST CU",
+        "BIG|SMALL FEE|PRIORITY|CU TXN|KIND",
+        "TXN|KIND BY FEE|PRIORITY|CU",
+        "TXN|KIND HEAVY IN? CU",
+        "HEAVY TXN|KIND",
+    ]
+    for pattern in patterns:
+        if taken := reading.take(pattern):
+            words = {each.tag: each for each in taken if each is not None}
+            what = next((tag for tag in ("PRIORITY", "FEE") if tag in words), "CU")
+            noun = words.get("TXN") or words["KIND"]
+            reading.line.append(Lexeme("EXTREME", noun.text, f"{what} asc" if "SMALL" in words or "LEAST" in words else what))
+            reading.line += [each for each in taken if each is not None and each.tag == "KIND"]
             return
-    for at, each in enumerate(reading.line):
-        if each.tag == "BIG" and each.text.lower() == "most expensive" and at + 1 < len(reading.line) and reading.line[at + 1].tag == "TXN":
-            reading.line[at] = Lexeme("DEAREST", each.text)
+    for at, each in enumerate(reading.line[:-1]):
+        after = reading.line[at + 1]
+        if each.text.lower() in ("most expensive", "cheapest", "priciest") and after.tag in ("TXN", "KIND"):
+            # It says what the transactions are ordered by, and which end is asked for.
+            reading.line[at] = Lexeme("EXTREME", after.text, "FEE asc" if each.tag == "SMALL" else "FEE")
             return
+
+
+def without(frame: Frame, *tags: str) -> Frame:
+    """A frame without some of its words."""
+    return replace(frame, tags={tag: each for tag, each in frame.tags.items() if tag not in tags})

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blyan.corpus.registry import Registry
-from blyan.query.intents import Meaning, meaning_of
-from blyan.query.query_ast import LABELLED, Column, Query, Value, slots_here, to_sql, without_documents
+from blyan.query.intents import meaning_of
+from blyan.query.meaning import Meaning, rests_on
+from blyan.query.query_ast import Column, Query, Value, slots_here, to_sql, without_documents
 from blyan.query.reading import NotUnderstoodError, Tip, read
 from blyan.query.saying import Citation, Said, say
 
@@ -42,6 +43,7 @@ class Plan:
         notes: what was taken for granted: which slots, whether votes are in.
         proof: a statement with columns `slot` and `signature` of some rows that the answer rests on, and its parameters; None where the
             rows of the answer are their own proof.
+        rests_on: a statement that gives how many rows those are in all, and its parameters; None where there is no `proof`.
         lacking: a statement that gives the number of transactions in the window that have no document yet, and its parameters; None where the
             answer needs no documents. Such transactions have no kind and no error's name, and are in no answer about them.
         slots_here: a statement that gives how many of the `slots_asked` are known, landed or skipped, and its parameters.
@@ -59,6 +61,7 @@ class Plan:
     about: str
     notes: tuple[str, ...]
     proof: tuple[str, tuple[Value, ...]] | None
+    rests_on: tuple[str, tuple[Value, ...]] | None
     lacking: tuple[str, tuple[Value, ...]] | None
     slots_here: tuple[str, tuple[Value, ...]] | None
     slots_asked: int | None
@@ -108,7 +111,7 @@ def _plan(meaning: Meaning) -> Plan:
     # What a transaction is depends on no other slot.
     here = slots_here(window) if meaning.signature is None else None
     asked = window.last - window.first + 1 if here is not None and window.first is not None and window.last is not None else None
-    labelled = isinstance(query, Query) and query.source is LABELLED
+    labelled = isinstance(query, Query) and query.source.is_labelled
     return Plan(
         intent=meaning.intent,
         slots=meaning.slots,
@@ -118,6 +121,7 @@ def _plan(meaning: Meaning) -> Plan:
         about=meaning.about,
         notes=meaning.notes,
         proof=to_sql(meaning.proof) if meaning.proof is not None else None,
+        rests_on=to_sql(rests_on(meaning.proof)) if meaning.proof is not None else None,
         lacking=to_sql(without_documents(window)) if labelled else None,
         slots_here=to_sql(here) if here is not None else None,
         slots_asked=asked,

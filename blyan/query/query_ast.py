@@ -24,10 +24,11 @@ class Source:
 
     Attributes:
         name: of the source in the other parts of a query.
-        frm: what stands in FROM; the table of the rows has the alias `t`.
+        frm: what stands in FROM; the table of the rows has the alias `t`. `{within}` is where the slots of `c` are bounded.
         table: its name in the lake.
         slot, place, time, signature: its columns; empty for what it has not.
-        other: a second alias whose slots are bounded too, so that no file of it is opened for nothing.
+        others: slots of the tables joined, which are bounded too, so that no file of them is opened for nothing.
+        repeats: whether a transaction can have several rows.
     """
 
     name: str
@@ -37,7 +38,13 @@ class Source:
     place: str = "t.tx_index"
     time: str = "t.block_timestamp"
     signature: str = "t.tx_signature"
-    other: str = ""
+    others: tuple[str, ...] = ()
+    repeats: bool = False
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it reads documents."""
+        return "d.block_slot" in self.others
 
 
 TRANSACTIONS = Source("transactions", "solana.transactions t", "solana/transactions", place='t."index"', signature="t.signature")
@@ -45,22 +52,37 @@ LABELLED = replace(
     TRANSACTIONS,
     name="labelled",
     frm='solana.transactions t join corpus.documents d on d.block_slot = t.block_slot and d.tx_index = t."index"',
-    other="d.block_slot",
+    others=("d.block_slot",),
 )
-_UNTOLD = replace(LABELLED, frm=LABELLED.frm.replace(" join ", " left join "), other="")
-SIGNED = replace(TRANSACTIONS, name="signed", frm="solana.transactions t, unnest(t.accounts) as u(a)")
+_UNTOLD = replace(LABELLED, frm=LABELLED.frm.replace(" join ", " left join "), others=())
+SIGNED = replace(TRANSACTIONS, name="signed", frm="solana.transactions t, unnest(t.accounts) as u(a)", repeats=True)
 CALLED = replace(
     TRANSACTIONS,
     name="called",
-    frm='solana.transactions t join solana.instructions i on i.block_slot = t.block_slot and i.tx_index = t."index"',
-    other="i.block_slot",
+    # One row for each program of a transaction, however often it is called: so fees and compute units can be summed.
+    frm="solana.transactions t join (select distinct c.block_slot, c.tx_index, c.program_id from solana.instructions c{within}) i "
+    'on i.block_slot = t.block_slot and i.tx_index = t."index"',
+    repeats=True,
 )
+LED = replace(TRANSACTIONS, name="led", frm="solana.transactions t join solana.blocks b on b.slot = t.block_slot", others=("b.slot",))
 TRANSFERS = Source("transfers", "solana.token_transfers t", "solana/token_transfers")
 INSTRUCTIONS = Source("instructions", "solana.instructions t", "solana/instructions")
 CHANGES = Source("changes", "solana.balance_changes t", "solana/balance_changes")
 REWARDS = Source("rewards", "solana.block_rewards t", "solana/block_rewards", place='t."index"', signature="")
 BLOCKS = Source("blocks", "solana.blocks t", "solana/blocks", slot="t.slot", place="t.slot", signature="")
 SLOTS = Source("slots", "solana.completeness t", "solana/completeness", slot="t.slot", place="t.slot", time="", signature="")
+
+
+def joined(one: Source, other: Source) -> Source:
+    """Transactions with what both sources have of them."""
+    if other in (TRANSACTIONS, one):
+        return one
+    if one is TRANSACTIONS:
+        return other
+    more = other.frm.removeprefix(TRANSACTIONS.frm)
+    return replace(
+        one, name=f"{one.name}_{other.name}", frm=f"{one.frm}{more}", others=(*one.others, *other.others), repeats=one.repeats or other.repeats
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,12 @@ MINT = Column("mint", "t.mint", "mint")
 SENDER = Column("source", "t.source", "account")
 RECEIVER = Column("destination", "t.destination", "account")
 LEADER = Column("leader", "t.leader", "account")
+LEADER_OF = Column("leader", "b.leader", "account")
+BUCKET = Column("value_bucket", "d.value_bucket", "text")
+BOUGHT = Column("bought", "d.bought", "mint")
+SOLD = Column("sold", "d.sold", "mint")
+CALLED_PROGRAM = Column("program_id", "t.program_id", "program")
+INSTRUCTION_TYPE = Column("instruction_type", "t.instruction_type", "text")
 SIGNATURE = Column("signature", "t.signature", "signature")
 BLOCK_SLOT = Column("slot", "t.slot", "slot")
 
@@ -106,7 +134,9 @@ BLOCK_SLOT = Column("slot", "t.slot", "slot")
 COUNT = Column("transactions", "count(*)")
 DISTINCT_PAYERS = Column("fee_payers", "count(distinct t.accounts[1].pubkey)")
 DISTINCT_SIGNERS = Column("signers", "count(distinct u.a.pubkey)")
-CALLING = Column("transactions", 'count(distinct (t.block_slot, t."index"))')
+PER_TRANSACTION = Column(
+    "mean_instructions", "cast(round(count(*) * 1.0 / count(distinct (t.block_slot, t.tx_index)), 2) as decimal(20, 2))", "number"
+)
 EXISTS = Column("found", "count(*) > 0", "yes")
 
 
@@ -122,6 +152,11 @@ def share(name: str, condition: str, params: Sequence[Value] = ()) -> Column:
 
 _AGGREGATES = {"total": "sum({})", "mean": "round(avg({}))", "median": "quantile_disc({}, 0.5)", "p90": "quantile_disc({}, 0.9)",
                "p95": "quantile_disc({}, 0.95)", "p99": "quantile_disc({}, 0.99)", "highest": "max({})", "lowest": "min({})"}  # fmt: skip
+
+
+def aggregated(aggregate: str, sql: str) -> str:
+    """An aggregate of amounts; a mean is rounded to base units."""
+    return _AGGREGATES[aggregate].format(sql)
 
 
 def amount(aggregate: str, name: str, sql: str, unit: Unit = "sol", symbol: str = "SOL", decimals: int = 9) -> Column:
@@ -182,6 +217,14 @@ HAS_ERROR = Fact("d.error_class is not null")
 HAS_PROGRAM = Fact("i.program_id is not null")
 HAS_MINT = Fact("t.mint is not null")
 HAS_LEADER = Fact("t.leader is not null")
+HAS_BUCKET = Fact("d.value_bucket is not null")
+HAS_BOUGHT = Fact("d.bought is not null")
+HAS_SOLD = Fact("d.sold is not null")
+LED_BY_SOMEONE = Fact("b.leader is not null")
+NAMES_PROGRAM = Fact("t.program_id is not null")
+NAMES_TYPE = Fact("t.instruction_type is not null")
+IS_INNER = Fact("t.parent_index is not null")
+IS_OUTER = Fact("t.parent_index is null")
 HAS_PAYER = Fact("t.accounts[1].pubkey is not null")
 IS_SKIPPED = Fact("t.state = 'skipped'")
 IS_LANDED = Fact("t.state = 'landed'")
@@ -275,7 +318,9 @@ def to_sql(query: Query | Balance) -> tuple[str, tuple[Value, ...]]:
     selected = (*query.by, *query.columns)
     names = ", ".join(f"{column.sql} as {column.name}" for column in selected)
     conditions, params = _where(query.source, query.filters, query.window)
-    text = f"select {names} from {query.source.frm}"  # noqa: S608 - fragments of this file
+    bounds, within = _bounds("c.block_slot", query.window) if "{within}" in query.source.frm else ([], [])
+    frm = query.source.frm.replace("{within}", f" where {' and '.join(bounds)}" if bounds else "")
+    text = f"select {names} from {frm}"  # noqa: S608 - fragments of this file
     if conditions:
         text += f" where {' and '.join(conditions)}"
     if query.by:
@@ -287,7 +332,7 @@ def to_sql(query: Query | Balance) -> tuple[str, tuple[Value, ...]]:
         order = tuple(column.name for column in query.by)
     if order:
         text += f" order by {', '.join(order)}"
-    values = [value for column in selected for value in column.params] + params
+    values = [value for column in selected for value in column.params] + within + params
     if query.limit is not None:
         text += " limit ?"
         values.append(query.limit)
@@ -351,7 +396,7 @@ def _bounds(slot: str, window: Window) -> tuple[list[str], list[Value]]:
 
 
 def _window(source: Source, window: Window) -> Iterable[tuple[str, list[Value]]]:
-    for slot in filter(None, (source.slot, source.other)):
+    for slot in (source.slot, *source.others):
         conditions, values = _bounds(slot, window)
         if conditions:
             yield " and ".join(conditions), values

@@ -22,6 +22,7 @@ from blyan.query.query_ast import Operator, Window
 from blyan.query.understanding import TOKEN_NICKNAMES, is_slip, program_phrases
 from blyan.solana import base58
 from blyan.solana.normalise import NATIVE_MINT
+from blyan.solana.programs import instruction_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Lexeme:
     @property
     def is_plural(self) -> bool:
         """Whether more than one is asked for."""
-        return self.text.endswith("s")
+        # As `reasons for failure` does.
+        return self.text.endswith("s") or self.text.partition(" ")[0].endswith("s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,9 @@ def _longest(pieces: Sequence[Lexeme], at: int, known: dict[tuple[str, ...], Lex
     piece = pieces[at]
     if piece.tag != "WORD":
         return piece, 1
+    if piece.text in instruction_names() and not piece.text.islower():
+        # Those of one word, such as `transfer`, are everyday words.
+        return Lexeme("CALLNAME", piece.text, piece.text), 1
     if _CAMEL.fullmatch(piece.text):
         # Whether an error has that name is seen where it stands: `blyan.query.intents`.
         return Lexeme("ERRORNAME", piece.text, piece.text), 1
@@ -374,10 +379,16 @@ def _num(lexeme: Lexeme | None) -> int:
 
 def _window(reading: Reading) -> None:
     """Take slots and times out of the line."""
+    # `For each slot, 5 …`: the number is of what follows.
+    reading.line = [
+        replace(each, tag="EACHSLOT") if at and each.tag == "SLOT" and reading.line[at - 1].tag == "PER" else each
+        for at, each in enumerate(reading.line)
+    ]
     found: list[tuple[Window, str]] = []
     for take in (_relative, _spans, _two, _moments, _days, _single):
         while (each := take(reading)) is not None:
             found.append(each)
+    reading.line = [replace(each, tag="SLOT") if each.tag == "EACHSLOT" else each for each in reading.line]
     if len(found) > 1 or (found and reading.slots):
         raise NotUnderstoodError("More than one range of slots or times is named.", "ambiguous", (said for _, said in found))
     window, said = found[0] if found else (Window(), "")
@@ -532,6 +543,10 @@ _COMPARED: dict[str, Operator] = {"OVER": ">", "UNDER": "<", "ATLEAST": ">=", "A
 
 def _threshold(reading: Reading, registry: Registry) -> None:
     """Take an amount to compare with out of the line."""
+    if (none := reading.take("PAY|HAVE|WITH? NOT PRIORITY")) and none[1] is not None and none[1].text.lower() in ("no", "without"):
+        reading.threshold = Threshold("=", Decimal(0), "lamports")
+        reading.line += [each for each in none if each is not None and each.tag == "PRIORITY"]
+        return
     taken = reading.take("OF|WITH? OVER|UNDER|ATLEAST|ATMOST|UPTO|EXACTLY NUM OF? LAMPORT|SOL|MINT|CU?")
     if taken:
         word, amount, unit = taken[1], taken[2], taken[4]
@@ -565,7 +580,7 @@ def is_native(asset: Asset) -> bool:
 
 
 _RANKED = "PAYER|SIGNER|LEADER|PROGRAM|MINTS|ERRORS|TRANSFER|TXN|KINDS|SENDER|RECEIVER|SLOT"
-_RANKS = "TOP|MOST|BIG|SMALL|LEAST|LAST|FIRST"
+_RANKS = "TOP|MOST|BIG|SMALL|LEAST|LAST|FIRST|HEAVY"
 
 
 def _limit(reading: Reading) -> None:

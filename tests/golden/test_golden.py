@@ -8,7 +8,25 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from golden_set import BEGIN, HALVES, HERE, alike, ask, by_planner, figures, is_here, lakes, page, questions, shuffled, silent, table, tip_of, wilson
+from golden_set import (
+    BEGIN,
+    HALVES,
+    HERE,
+    alike,
+    ask,
+    by_planner,
+    figures,
+    is_here,
+    lakes,
+    page,
+    questions,
+    shuffled,
+    silent,
+    table,
+    tells,
+    tip_of,
+    wilson,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +38,7 @@ from blyan.query.planner import Abstention, Plan, Tip, plan, say
 pytestmark = pytest.mark.skipif(not is_here(), reason="the recorded mainnet data is not at ../shared/data")
 
 PAGE = HERE.parents[1] / "docs" / "answers.md"
+STRANGERS = "3573659d5b0e0de8dc28e3d5931b60b5d3b80ee37145c98028993ab91dc11f52"
 HELD_OUT = "77f0d9d1415b06e7292cf57501453679140f0be405c25acdbd23539d591fb7a2"
 REGISTRY = load_registry()
 
@@ -53,6 +72,10 @@ def test_the_set_is_large_enough_and_no_question_is_asked_twice():
 
 def test_the_held_out_half_is_as_it_was_before_there_was_a_planner():
     assert hashlib.sha256((HERE / "held_out.toml").read_bytes()).hexdigest() == HELD_OUT
+
+
+def test_the_questions_of_strangers_are_as_they_were_asked():
+    assert hashlib.sha256((HERE / "strangers.toml").read_bytes()).hexdigest() == STRANGERS
 
 
 def test_the_planner_does_as_the_page_says(found):
@@ -99,6 +122,23 @@ def test_results_are_alike_whatever_the_order_of_columns_and_in_nothing_else():
     assert alike([], [], ordered=False)
 
 
+def test_a_stranger_is_told_no_other_rows_however_many_columns_there_are():
+    system = "11111111111111111111111111111111"
+    wanted = [(system, 3), ("someone", 1)]
+    assert tells([(system, 3), ("someone", 1)], wanted, ordered=True)
+    assert tells([("a", REGISTRY.names[system], Decimal(3)), ("b", "someone", 1)], wanted, ordered=True)
+    for other in (
+        [(system, 3)],
+        [(system,), ("someone",)],
+        [(system, 3), ("another", 1)],
+        [(system, 1, 2), ("someone", 3, 4)],
+        [*wanted, ("more", 0)],
+    ):
+        assert not tells(other, wanted, ordered=False)
+    assert not tells(wanted[::-1], wanted, ordered=True)
+    assert tells(wanted[::-1], wanted, ordered=False)
+
+
 @pytest.mark.parametrize(
     ("right", "of", "low", "high"), [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
 )
@@ -113,7 +153,7 @@ def test_intervals_are_those_of_the_literature(right, of, low, high):
 def test_every_statement_passes_the_gate_and_so_do_those_beside_it(plans):
     seen = set()
     for _, made in plans:
-        for statement in ((made.sql, made.params), made.proof, made.lacking, made.slots_here):
+        for statement in ((made.sql, made.params), made.proof, made.rests_on, made.lacking, made.slots_here):
             if statement is not None and statement[0] not in seen:
                 seen.add(statement[0])
                 gate.check(*statement)

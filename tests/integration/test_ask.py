@@ -36,7 +36,11 @@ def test_an_answer_has_its_sql_and_rows_that_prove_it(ask):
     assert "slots 8 to 9" in text
     assert "SQL: select count(*)" in text
     assert "Parameters: 8, 9" in text
-    assert "From solana/transactions: slot 8, " in text
+    _, _, cited = text.partition("From solana/transactions:\n")
+    lines = cited.splitlines()
+    assert [line.startswith("  slot ") for line in lines] == [True] * 5 + [False]
+    count = json.loads(ask("How many transactions are there in the last 2 slots?", "-o", "json"))["rows"][0][0]
+    assert lines[-1] == f"  and {count - 5:,} more"
 
 
 def test_the_landing_is_read_as_the_lake_is(ask):

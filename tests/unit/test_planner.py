@@ -195,7 +195,12 @@ def test_an_answer_says_whether_votes_are_in():
 
 
 def test_only_slots_of_the_window_are_opened_in_every_table():
-    for question in ("failed swaps in slots 1100 to 1200", "Jupiter v6 transactions in slots 1100 to 1200", "top programs in slots 1100 to 1200"):
+    for question in (
+        "failed swaps in slots 1100 to 1200",
+        "Jupiter v6 transactions in slots 1100 to 1200",
+        "top programs in slots 1100 to 1200",
+        "fees by leader in slots 1100 to 1200",
+    ):
         made = planned(question)
         bounds = gate.check(made.sql, made.params).bounds
         assert len(bounds) == 2
