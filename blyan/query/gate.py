@@ -43,6 +43,9 @@ MAX_TOKENS = 20_000
 MAX_NESTED = 100
 """Brackets, CASE and prefix operators within each other. DuckDB itself takes 1,000."""
 
+UNREAD_CONTEXT = 100
+"""Signs of the text that the parser tells of before the word that it did not take."""
+
 STACK_BYTES = 256 << 20
 """Stack of the thread that parses: the parser recurses in C, where a stack too small ends the process. Only what is used is taken."""
 
@@ -313,13 +316,11 @@ def _unnumbered(at: int, words: Sequence[Token]) -> int:
 def _unread(error: sqlglot.errors.ParseError, text: str) -> tuple[str, int | None]:
     """What the parser did not take, and where that is in the text; None where what it says is not there."""
     known = error.errors[0] if error.errors else {}
-    word, line, end = known.get("highlight") or "", known.get("line"), known.get("col")
     what = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", known.get("description") or _first_line(error)).rstrip(".")
-    if not word or line is None or end is None:
-        return what, None
-    # The parser counts to the end of the word.
-    at = sum(len(each) + 1 for each in text.split("\n")[: line - 1]) + end - len(word)
-    if at < 0 or text[at : at + len(word)] != word:
+    # Its lines are not those of the text behind a parameter, so the place is found by the words before it, of which it tells a hundred signs.
+    before, word = known.get("start_context") or "", known.get("highlight") or ""
+    at = text.find(before + word) + len(before)
+    if not word or (not text.startswith(before + word) if len(before) < UNREAD_CONTEXT else text.count(before + word) != 1):
         return what, None
     if what.startswith("Required keyword"):
         return f"something is missing at `{word[:40]}`", at

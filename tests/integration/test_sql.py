@@ -455,6 +455,7 @@ def test_a_wrong_statement_is_told_what_is_wrong(asker: Asker, sql: str, message
         ("select ?, 'a\nb' from solana.blocs", "solana.blocs", "did you mean solana.blocks?"),
         ("select ?, slot from solana.blocks\nwhere (", "(", "it is read as DuckDB's SQL"),
         ("/* é */ describe select 1 ]", "]", "it is read as DuckDB's SQL"),
+        (f"select {'slot, ' * 40}?, ?\nfrom solana.blocks b c", "c", "it is read as DuckDB's SQL"),
     ],
 )  # fmt: skip
 def test_where_a_statement_is_wrong_is_told_with_what_to_do(asker: Asker, sql: str, wrong: str, remedy: str) -> None:
@@ -462,7 +463,7 @@ def test_where_a_statement_is_wrong_is_told_with_what_to_do(asker: Asker, sql: s
         asker.rows(sql, [1, 2][: sql.count("?")])
     assert remedy in caught.value.remedy
     assert len(caught.value.what) < 300
-    before = sql[: sql.index(wrong)].split("\n")
+    before = sql[: sql.rindex(wrong)].split("\n")
     assert caught.value.position == Position(len(before), len(before[-1]) + 1)
 
 
