@@ -33,7 +33,7 @@ AXE = REPOSITORY / "tests/axe.min.js"
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 DAGSTER = "http://localhost:3000"
 MANY = 100_000
-WAIT_S = 60.0
+WAIT_S = 45.0
 
 
 @pytest.fixture(scope="module")
@@ -453,7 +453,7 @@ def search(page: Any, query: str) -> dict[str, Any]:
     page.fill("#search-query", query)
     with page.expect_request("**/v1/search") as asked:
         page.press("#search-query", "Enter")
-    until(page, "/ hits in |^$/.test(document.getElementById('search-status').textContent)")
+    until(page, "/ hits? in |^$/.test(document.getElementById('search-status').textContent)")
     assert page.inner_text("#search-problem") == ""
     return asked.value.post_data_json  # type: ignore[no-any-return]
 
@@ -464,25 +464,25 @@ def test_search_shows_hits_and_sends_filters(opened: Watched, key: str) -> None:
     page.click(".filters summary")
     page.select_option("[name=status]", "Fail")
     page.fill("[name=first_slot]", "7")
-    page.fill("[name=program]", "System, Raydium AMM v4")
+    page.fill("[name=program]", "System, SPL Token")
     page.fill("[name=kinds]", "transfer, account")
     asked = search(page, "failed transfers")
     assert asked == {
         "query": "failed transfers",
         "mode": "hybrid",
-        "filters": {"first_slot": 7, "kinds": ["transfer", "account"], "statuses": ["Fail"], "programs": ["System", "Raydium AMM v4"]},
+        "filters": {"first_slot": 7, "kinds": ["transfer", "account"], "statuses": ["Fail"], "programs": ["System", "SPL Token"]},
         "limit": 10,
         "understand": True,
     }
     found = httpx.post(f"{opened.url}/v1/search", json=asked, headers={"authorization": f"Bearer {key}"}).json()
     cards, hits = page.locator("#hits .card").all(), found["hits"]
-    assert len(cards) == len(hits) > 2
+    assert len(cards) == len(hits) > 0
     for card, hit in zip(cards, hits, strict=True):
         assert (hit["status"], hit["kind"] in ("transfer", "account"), hit["slot"] >= 7) == ("Fail", True, True)
         assert card.locator(".text").inner_text() == hit["text"]
         assert card.locator("a").first.get_attribute("href") == f"#slot/{hit['slot']}"
         assert card.locator("a[href^='#tx/']").get_attribute("href") == f"#tx/{hit['signature']}"
-        assert "words: " in card.inner_text()
+        assert ("words: " in card.inner_text()) == bool(hit["words"])
     searched = found["searched"]
     assert 0 < searched["passing"] < searched["documents"]
     assert f"among {searched['passing']} of {searched['documents']} documents" in page.inner_text("#search-status")

@@ -56,7 +56,7 @@ function show(answer, ms) {
 
 const counted = ({ passing, documents }) => (passing === undefined || passing === documents ? grouped(documents) : `${grouped(passing)} of ${grouped(documents)}`);
 
-const conditions = (name, texts) => (texts?.length ? el("p", { class: "said" }, el("span", { class: "label" }, `${name}: `), texts.map((text) => foreign(text, { class: "chip" }))) : null);
+const conditions = (name, texts) => (texts?.length ? el("p", { class: "said" }, el("span", { class: "label" }, `${name}: `), texts.map((text) => [foreign(text, { class: "chip" }), " "])) : null);
 
 /** A hit as a card. Its text is anybody's: it is shown as text and as nothing else. */
 export function hitCard(hit) {
