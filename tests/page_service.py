@@ -1,9 +1,9 @@
-"""The service in this process, with search and answers made up: what the page is shown in its tests.
+"""The service in this process, some of whose answers are made up: what the page is shown in its tests.
 
-Belongs here: serving it, and answers whose every word a test knows. Does not belong here: the browser, assertions.
+Belongs here: serving it, and answers that no lake gives: those of an attacker, and one without an end. Does not belong here: the browser,
+assertions.
 
-All else is the service itself. The made-up answers have the shapes of `POST /v1/search` and `POST /v1/chat/completions`, and hold what
-strangers may have written on the chain.
+All else is the service itself, over the lake that a test gives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -45,111 +45,83 @@ ATTACKS = (
 """What a memo, the name of a token or a log line may hold."""
 
 
+ATTACKED, REFUSED, ENDLESS = "attacks", "refused attacks", "for ever"
+"""What is asked for to get a made-up answer."""
+
+
 @dataclass
 class Served:
     """A running service.
 
     Attributes:
-        asked: bodies of what was asked of the made-up routes, by path.
-        left: how many streams their readers left before the end.
+        left: how many streams without an end their readers left.
     """
 
     url: str
-    asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     left: int = 0
 
 
-def hit(number: int, text: str, **others: Any) -> dict[str, Any]:
-    """A hit as the search gives it."""
-    made = {
+def hit(number: int, text: str) -> dict[str, Any]:
+    """A hit as the search gives it, of which all that can be is a text; the first is long."""
+    return {
         "scope": "transaction", "slot": 40 + number, "last_slot": 40 + number, "tx_index": number, "signature": SIGNATURE, "subject": None,
-        "time": "2025-03-01T00:00:16Z", "kind": "swap", "status": "Success", "text": text, "programs": [], "flags": ["is_sandwich"],
-        "score": 0.0325 - number / 1000, "cosine": 0.71, "bm25": 4.2, "words": ["swap"], "alike": 3, "met": ["kind is swap"],
+        "time": "2025-03-01T00:00:16Z", "kind": text, "status": "Success", "text": text if number else text + " and more" * 100, "programs": [],
+        "flags": [text], "score": 0.0325 - number / 1000, "cosine": 0.71, "bm25": 4.2, "words": [text], "alike": 3, "met": [text],
     }  # fmt: skip
-    return made | others
-
-
-READING = {
-    "versions": {"corpus/documents": 4}, "up_to_slot": 49, "finality": "confirmed", "finalized_to": 44, "behind_slots": 2, "behind_ms": 900, "generation": 3,
-}  # fmt: skip
-
-SQL = "select count(*) as failed from solana.transactions where status = $1 and block_slot between $2 and $3"
 
 
 class MadeUp:
-    """The service, with some paths answered here.
+    """The service, with some questions answered here.
 
     Args:
         app: the service.
-        served: told what is asked.
+        served: told who left.
     """
 
     def __init__(self, app: Any, served: Served) -> None:
         self._app, self._served = app, served
-        self._routes = {"/v1/search": self._search, "/v1/models": self._models, "/v1/chat/completions": self._chat}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
-        answer = self._routes.get(scope.get("path", ""))
-        if answer is None:
+        if scope.get("path") not in ("/v1/search", "/v1/chat/completions"):
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        body = json.loads(await request.body() or b"{}")
-        self._served.asked.setdefault(scope["path"], []).append(body)
-        response: Response = answer(body)
+        content = await Request(scope, receive).body()
+        asked = json.loads(content)
+        question = asked["query"] if "query" in asked else asked["messages"][-1]["content"]
+        if question not in (ATTACKED, REFUSED, ENDLESS):
+            given = iter([{"type": "http.request", "body": content, "more_body": False}])
+
+            async def again() -> Any:
+                return next(given, None) or await receive()
+
+            await self._app(scope, again, send)
+            return
+        response: Response = self._found() if "query" in asked else StreamingResponse(self._chunks(question), media_type="text/event-stream")
         await response(scope, receive, send)
 
-    def _search(self, body: dict[str, Any]) -> Response:
-        if body["query"] == "nothing":
-            return JSONResponse(
-                {"hits": [], "understood": [], "unmet": ["program is Nowhere"], "mode": body["mode"], "searched": {}, "reading": READING}
-            )
-        texts = ATTACKS if body["query"] == "attacks" else ("Swap on Orca: 1.5 SOL for 210 USDC. " * 20, "A transfer of 3 SOL.")
-        hits = [
-            hit(number, text, flags=[text], words=[text], met=[text], kind=text) if text in ATTACKS else hit(number, text)
-            for number, text in enumerate(texts)
-        ]
+    def _found(self) -> Response:
+        hits = [hit(number, text) for number, text in enumerate(ATTACKS)]
         searched = {"documents": 1234, "passing": 56, "ranges": 3, "first_slot": 0, "last_slot": 49, "model": "minilm"}
-        return JSONResponse(
-            {"hits": hits, "understood": ["kind is swap"], "unmet": [], "mode": body["mode"], "searched": searched, "reading": READING}
-        )
-
-    def _models(self, _: dict[str, Any]) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "blyan-planner", "object": "model"}]})
-
-    def _chat(self, body: dict[str, Any]) -> Response:
-        return StreamingResponse(self._chunks(body["messages"][-1]["content"]), media_type="text/event-stream")
+        return JSONResponse({"hits": hits, "understood": ATTACKS, "unmet": ATTACKS, "mode": "hybrid", "searched": searched, "reading": None})
 
     async def _chunks(self, question: str) -> AsyncIterator[str]:
         def chunk(content: str, **others: Any) -> str:
             return f"data: {json.dumps({'object': 'chat.completion.chunk', 'choices': [{'index': 0, 'delta': {'content': content}}]} | others)}\n\n"
 
-        ended = False
         try:
-            if question == "for ever":
-                while True:
-                    yield chunk("and so on ")
-                    await asyncio.sleep(0.02)
-            if question == "weather":
-                known = {"abstained": True, "why": "the tables have no weather", "by": "planner", "sql": None, "citations": [], "reading": None}
-                yield chunk("I cannot tell.", blyan=known)
-            elif question == "attacks":
-                for text in ATTACKS:
-                    yield chunk(text + "\n")
-                cited = [{"slot": 41, "signature": text, "table": text} for text in ATTACKS]
-                yield chunk("", blyan={"abstained": True, "why": ATTACKS[0], "sql": ATTACKS[1], "params": [], "citations": cited, "by": ATTACKS[2]})
-            else:
-                for word in ("Two ", "transactions ", "failed."):
-                    yield chunk(word)
-                cited = [{"slot": 41, "signature": SIGNATURE, "table": "solana/transactions"}]
-                known = {"abstained": False, "sql": SQL, "params": ["Fail", 0, 41], "citations": cited, "by": "planner", "reading": READING}
-                yield chunk("", blyan=known)
-            yield f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 9, 'completion_tokens': 3, 'total_tokens': 12}})}\n\n"
-            yield "data: [DONE]\n\n"
-            ended = True
+            while question == ENDLESS:
+                yield chunk("and so on ")
+                await asyncio.sleep(0.02)
         finally:
-            self._served.left += not ended
+            self._served.left += question == ENDLESS
+        for text in ATTACKS:
+            yield chunk(text + "\n")
+        cited = [{"slot": 41, "signature": text, "table": text} for text in ATTACKS]
+        known = {"sql": ATTACKS[1], "params": [], "citations": cited, "by": ATTACKS[2], "unsupported": ATTACKS, "reading": None}
+        refused = {"why": ATTACKS[0], "instead": ATTACKS} if question == REFUSED else {}
+        yield chunk("", blyan={**known, **refused, "abstained": question == REFUSED})
+        yield "data: [DONE]\n\n"
 
 
 @contextmanager

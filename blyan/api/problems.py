@@ -17,6 +17,7 @@ import msgspec
 from pydantic import BaseModel, Field
 
 from blyan.errors import BlyanError, MissingObjectError, PermanentError, StoreFullError, TooCostlyError, TransientError
+from blyan.query.position import Position
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -90,13 +91,21 @@ class RequestError(PermanentError):
         remedy: what to do about it.
         details: (where in the request, what is wrong there), of each fault.
         headers: of the response.
+        position: of what is wrong in a statement.
     """
 
     def __init__(
-        self, kind: Kind, what: str, *, remedy: str = "", details: Iterable[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        what: str,
+        *,
+        remedy: str = "",
+        details: Iterable[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        position: Position | None = None,
     ) -> None:
         super().__init__(what, remedy=remedy)
-        self.kind, self.details, self.headers = kind, tuple(details), dict(headers or {})
+        self.kind, self.details, self.headers, self.position = kind, tuple(details), dict(headers or {}), position
 
 
 class OverloadedError(TransientError):
@@ -114,6 +123,13 @@ class Fault(BaseModel):
     what: str = Field(description="What is wrong there.", examples=["Input should be less than or equal to 1000"])
 
 
+class Place(BaseModel):
+    """A place in a statement."""
+
+    line: int = Field(description="From 1.", examples=[1])
+    column: int = Field(description="From 1, in characters.", examples=[8])
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 has it (`application/problem+json`)."""
 
@@ -125,6 +141,7 @@ class Problem(BaseModel):
     instance: str = Field(description="The path that was asked for.", examples=["/v1/rewards"])
     request_id: str = Field(description="The request, as in the service's log.", examples=["0193f2a4c1d27b3a"])
     errors: list[Fault] = Field(default=[], description="Each fault, where there are several or a place to name.")
+    position: Place | None = Field(default=None, description="What is wrong in a SQL statement, where that is known. Else it is left out.")
 
 
 class ClientGoneError(TransientError):
@@ -140,10 +157,11 @@ class Told:
     remedy: str
     details: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] | None = None
+    position: Position | None = None
 
     def document(self, *, path: str, request_id: str) -> bytes:
         """The problem document."""
-        problem = {
+        problem: dict[str, Any] = {
             "type": self.kind.uri,
             "title": self.kind.title,
             "status": self.kind.status,
@@ -153,6 +171,8 @@ class Told:
             "request_id": request_id,
             "errors": [{"where": where, "what": what} for where, what in self.details],
         }
+        if self.position is not None:
+            problem["position"] = self.position
         return msgspec.json.encode(problem)
 
 
@@ -161,7 +181,7 @@ def told_of(error: BaseException) -> Told:
     again = {"retry-after": str(RETRY_AFTER_S)}
     match error:
         case RequestError():
-            return Told(error.kind, error.what, error.remedy, error.details, error.headers)
+            return Told(error.kind, error.what, error.remedy, error.details, error.headers, error.position)
         case OverloadedError():
             return Told(error.kind, error.what, error.remedy, (), {"retry-after": str(max(1, round(error.retry_after_s + 0.5))), **error.headers})
         case ClientGoneError():

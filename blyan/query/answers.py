@@ -71,6 +71,7 @@ class Given:
     Attributes:
         answer: in words; None where it abstained.
         why: why it abstained.
+        instead: where it abstained: questions that would be answered, or the readings to choose from.
         intent: what the planner took it for.
         sql, params, columns, rows: of the statement, the last one where a model made several.
         truncated: whether there are more rows.
@@ -90,6 +91,7 @@ class Given:
     by: str
     answer: str | None = None
     why: str | None = None
+    instead: list[str] = field(default_factory=list)
     intent: str | None = None
     sql: str | None = None
     params: list[Any] = field(default_factory=list)
@@ -110,7 +112,7 @@ class Given:
     def document(self) -> dict[str, Any]:
         """As JSON has it. `untrusted` are pointers to text that is not this project's: of strangers, and of a model."""
         names = (
-            "answer", "why", "intent", "sql", "params", "columns", "rows", "truncated", "citations", "hits", "hits_why", "by", "calls",
+            "answer", "why", "instead", "intent", "sql", "params", "columns", "rows", "truncated", "citations", "hits", "hits_why", "by", "calls",
             "refused_calls", "removed", "unsupported", "reading",
         )  # fmt: skip
         told: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -158,7 +160,7 @@ async def ask_planner(tools: Toolbox, names: Registry, question: str, say: Say, 
         tip = Tip(first, last, span.last_time if last == span.last_slot else None)
     planned = plan(question, names, tip)
     if isinstance(planned, Abstention):
-        given.why = planned.why + (f" It could be asked: {'; '.join(planned.instead)}." if planned.instead else "")
+        given.why, given.instead = planned.why, list(planned.instead)
         await _may_help(tools, question, given)
         return given
     given.intent = planned.intent

@@ -15,7 +15,7 @@ import difflib
 import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from functools import cache, lru_cache
@@ -29,6 +29,7 @@ from sqlglot.dialects.duckdb import DuckDB
 from blyan.errors import PermanentError
 from blyan.query.engine import all_tables
 from blyan.query.functions import TABLE_FUNCTIONS, VOLATILE, functions, words
+from blyan.query.position import START, Position
 from blyan.query.snapshot import EVERYTHING, Bounds, utc
 from blyan.schemas import COMPLETENESS, RANGE_COLUMN, SLOT_STATUS, VIEWS, Table
 from blyan.stage import slot_column, stats_columns
@@ -41,6 +42,9 @@ MAX_TOKENS = 20_000
 
 MAX_NESTED = 100
 """Brackets, CASE and prefix operators within each other. DuckDB itself takes 1,000."""
+
+UNREAD_CONTEXT = 100
+"""Signs of the text that the parser tells of before the word that it did not take."""
 
 STACK_BYTES = 256 << 20
 """Stack of the thread that parses: the parser recurses in C, where a stack too small ends the process. Only what is used is taken."""
@@ -109,6 +113,7 @@ class Checked(Struct, frozen=True):
         bounds: what rows of them can matter, where that can be proved.
         normalised: its text without comments and with single spaces; equal texts mean the same.
         volatile: the functions in it that give another value each time.
+        begins: where `sql` begins in what was given.
     """
 
     sql: str
@@ -117,10 +122,22 @@ class Checked(Struct, frozen=True):
     bounds: dict[str, Bounds]
     normalised: str
     volatile: tuple[str, ...]
+    begins: Position = START
 
 
 class RefusedError(PermanentError):
-    """A statement that may not run, or cannot be understood."""
+    """A statement that may not run, or cannot be understood.
+
+    Attributes:
+        position: of what is wrong in it, where that is known.
+    """
+
+    position: Position | None = None
+
+    def at(self, position: Position | None) -> RefusedError:
+        """The same error, of a place."""
+        self.position = position
+        return self
 
 
 @cache
@@ -191,7 +208,7 @@ def _check(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> Checke
         return _checked(sql, params)
     except RecursionError as error:
         raise RefusedError("the statement is nested too deep", remedy="write it with WITH, or in parts") from error
-    except sqlglot.errors.SqlglotError as error:
+    except sqlglot.errors.SqlglotError as error:  # of its words: what the parser says of them is told with its place
         raise RefusedError(f"the statement cannot be read: {_first_line(error)}", remedy="it is read as DuckDB's SQL") from error
 
 
@@ -204,7 +221,8 @@ def _checked(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> Chec
     # The tokenizer takes what follows an EXPLAIN for one string.
     prefix = _PREFIX.match(sql)
     kind = "rows" if prefix is None else "analyze" if prefix[2] else "explain" if prefix[1] else "describe"
-    text = sql if prefix is None else sql[prefix.end() :]
+    begins = 0 if prefix is None else prefix.end()
+    text = sql[begins:]
     words = _tokens(dialect, text)
     normalised = ("" if kind == "rows" else f"{kind} ") + _normalised(text, words)
     first = words[0].text.lower()
@@ -214,13 +232,22 @@ def _checked(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> Chec
         return Checked("", "tables", (), {}, "show tables", ())
     if kind == "describe" and first not in _STARTS:
         # `describe solana.blocks`: of a table's name, as of a statement that reads it.
-        text = f"from {text}"
+        text, begins = f"from {text}", begins - len("from ")
         words = _tokens(dialect, text)
     elif first not in _STARTS:
         raise RefusedError(f"{words[0].text.upper()[:32]} is not a statement that reads", remedy="give a SELECT")
     numbered = _numbered(text, words)
+
+    def place(at: int | None) -> Position | None:
+        """Where a place of the numbered text is in what was given."""
+        return None if at is None else START.after(sql[: max(0, begins + _unnumbered(at, words))])
+
     text = text[words[0].start : words[-1].end + 1]
-    parsed = [statement for statement in dialect.parse(numbered) if statement is not None]
+    try:
+        parsed = [statement for statement in dialect.parse(numbered) if statement is not None]
+    except sqlglot.errors.ParseError as error:
+        what, at = _unread(error, numbered)
+        raise RefusedError(f"the statement cannot be read: {what}", remedy="it is read as DuckDB's SQL").at(place(at)) from error
     if len(parsed) != 1:
         raise RefusedError(f"there are {len(parsed)} statements", remedy="give one")
     (statement,) = parsed
@@ -230,12 +257,13 @@ def _checked(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> Chec
     for node in nodes:
         if isinstance(node, _NEVER):
             raise RefusedError(f"{type(node).__name__.upper()} is not allowed here", remedy="give a SELECT; for PIVOT, aggregates with FILTER")
-    called = _called(dialect, numbered, nodes)
-    read = _read(nodes)
+    called = _called(dialect, numbered, nodes, place)
+    read = _read(nodes, place)
     bounds = {name: bound for name, bound in _bounds(nodes, params).items() if bound != EVERYTHING}
     volatile = {name for name in called if name in VOLATILE} | ({"explain analyze"} if kind == "analyze" else set())
     volatile |= {"tablesample" for node in nodes if isinstance(node, exp.TableSample)}
-    return Checked(text, kind, tuple(sorted(read)), bounds, normalised, tuple(sorted(volatile)))
+    first_word = START.after(sql[: max(0, begins + words[0].start)])
+    return Checked(text, kind, tuple(sorted(read)), bounds, normalised, tuple(sorted(volatile)), first_word)
 
 
 def _tokens(dialect: DuckDB, sql: str) -> list[Token]:
@@ -275,6 +303,33 @@ def _numbered(text: str, words: Sequence[Token]) -> str:
     return "".join([*parts, text[end : words[-1].end + 1]])
 
 
+def _unnumbered(at: int, words: Sequence[Token]) -> int:
+    """The place in the text of a place in what `_numbered` made of it."""
+    at += words[0].start
+    number = 0
+    for word in words:
+        if word.start >= at:
+            break
+        if word.token_type == TokenType.PLACEHOLDER and word.text == "?":
+            number += 1
+            at = max(word.start, at - len(str(number)))
+    return at
+
+
+def _unread(error: sqlglot.errors.ParseError, text: str) -> tuple[str, int | None]:
+    """What the parser did not take, and where that is in the text; None where what it says is not there."""
+    known = error.errors[0] if error.errors else {}
+    what = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", known.get("description") or _first_line(error)).rstrip(".")
+    # Its lines are not those of the text behind a parameter, so the place is found by the words before it, of which it tells a hundred signs.
+    before, word = known.get("start_context") or "", known.get("highlight") or ""
+    at = text.find(before + word) + len(before)
+    if not word or (not text.startswith(before + word) if len(before) < UNREAD_CONTEXT else text.count(before + word) != 1):
+        return what, None
+    if what.startswith("Required keyword"):
+        return f"something is missing at `{word[:40]}`", at
+    return (f"`{word[:40]}` is not expected there" if "Unexpected token" in what else what), at
+
+
 def _normalised(sql: str, words: Sequence[Token]) -> str:
     """The text with one sign between words: a line's end where there was one, because two strings on two lines are one string.
 
@@ -290,7 +345,10 @@ def _normalised(sql: str, words: Sequence[Token]) -> str:
     return "".join(parts)
 
 
-def _called(dialect: DuckDB, text: str, nodes: Iterable[exp.Expr]) -> set[str]:
+Place = Callable[[int | None], Position | None]
+
+
+def _called(dialect: DuckDB, text: str, nodes: Iterable[exp.Expr], place: Place) -> set[str]:
     """The functions that are called, in lower case.
 
     They are found among the words, because the parser knows many by other names: a word before a bracket is one, unless it is of
@@ -306,7 +364,9 @@ def _called(dialect: DuckDB, text: str, nodes: Iterable[exp.Expr]) -> set[str]:
             name = node.this.key if start is None or end is None else text[start : end + 1].strip('"').lower()
             if name not in TABLE_FUNCTIONS:
                 listed = ", ".join(sorted(TABLE_FUNCTIONS))
-                raise RefusedError(f"there is no table function {name}, or it cannot be used here", remedy=f"these can stand in FROM: {listed}")
+                raise RefusedError(f"there is no table function {name}, or it cannot be used here", remedy=f"these can stand in FROM: {listed}").at(
+                    place(start)
+                )
     words = dialect.tokenize(text)
     for word, following in itertools.pairwise([*words, None]):
         name = word.text.lower() if word is not None else ""
@@ -323,11 +383,11 @@ def _called(dialect: DuckDB, text: str, nodes: Iterable[exp.Expr]) -> set[str]:
             near = difflib.get_close_matches(name, functions(), 1)
             raise RefusedError(
                 f"there is no function {name[:100]}, or it cannot be used here", remedy=f"did you mean {near[0]}?" if near else "use another"
-            )
+            ).at(place(word.start))
     return found
 
 
-def _read(nodes: Iterable[exp.Expr]) -> set[str]:
+def _read(nodes: Iterable[exp.Expr], place: Place) -> set[str]:
     """Names in the lake of the tables that are read."""
     found = set()
     for node in nodes:
@@ -338,7 +398,7 @@ def _read(nodes: Iterable[exp.Expr]) -> set[str]:
             continue
         table = tables().get(name)
         if table is None or node.catalog:
-            raise _no_table(name)
+            raise _no_table(name).at(place(node.parts[0].meta.get("start")))
         found.add(table.name)
     return found
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -34,6 +36,7 @@ from msgspec import Struct
 from blyan.errors import MissingObjectError, PermanentError, TransientError
 from blyan.lake import Lake
 from blyan.query.confine import Confinement
+from blyan.query.position import START, Position
 from blyan.query.worker import FILES, HEADER, SPILL, Columns, End, Failure, Ready, Request, Start, View, packed
 
 AHEAD_BYTES = 4 << 20
@@ -89,6 +92,13 @@ class BusyError(TransientError):
     """All processes are taken, or all that one caller may have."""
 
 
+FIRST_LINES, FIRST_CHARACTERS = 3, 400
+"""What is told of DuckDB's words; the rest lists whatever else there is."""
+
+LISTED = 5
+"""Names or functions of a remedy."""
+
+
 class DeadlineError(TransientError):
     """A statement was not done in its time."""
 
@@ -102,7 +112,13 @@ class TooLargeError(PermanentError):
 
 
 class StatementError(PermanentError):
-    """DuckDB refused a statement."""
+    """DuckDB refused a statement.
+
+    Attributes:
+        position: of what is wrong in it, where DuckDB says that.
+    """
+
+    position: Position | None = None
 
 
 class ProcessDiedError(TransientError):
@@ -119,6 +135,7 @@ class Task(Struct, frozen=True):
         links: (path inside the folder of a process, path in the store).
         skip: rows of the result to leave out.
         tables: what DuckDB's own parser may find in it; None switches that look off.
+        begins: where `sql` begins in what the caller wrote.
     """
 
     sql: str
@@ -128,6 +145,7 @@ class Task(Struct, frozen=True):
     links: list[tuple[str, str]]
     skip: int = 0
     tables: tuple[str, ...] | None = ()
+    begins: Position = START
 
 
 class Sandbox:
@@ -396,6 +414,7 @@ class Running:
         self._when_over = when_over
         self._gone = asyncio.Event()
         self._died = self._over = self._closed = False
+        self._task: Task | None = None
         self.columns: Columns | None = None
         self.schema: pa.Schema = pa.schema([])
         self.end: End | None = None
@@ -407,6 +426,7 @@ class Running:
 
     async def begin(self, task: Task) -> None:
         """Give it to the process, and wait for its columns."""
+        self._task = task
         limits, (memory, spill) = self._limits, self._sandbox.bounds
         try:
             params: Any = (
@@ -514,7 +534,7 @@ class Running:
             self.end = msgspec.msgpack.decode(body, type=End)
             await self._finish(self._why)
         else:
-            error = _error_of(msgspec.msgpack.decode(body, type=Failure))
+            error = _error_of(msgspec.msgpack.decode(body, type=Failure), self._task)
             # After a failure of DuckDB itself the process is not what it was.
             self._died = isinstance(error, ProcessDiedError)
             await self._finish(self._why or error)
@@ -579,14 +599,37 @@ def _moved(view: View, folder: str) -> View:
     return view if view.sql is None else msgspec.structs.replace(view, sql=view.sql.replace("@/", f"{folder}/"))
 
 
+def _wrong(failure: Failure, task: Task | None) -> StatementError:
+    """What is wrong in a statement: DuckDB's first words of it, the place, and of the names or functions that DuckDB lists what to do."""
+    what, _, listed = failure.text.partition("Candidate ")
+    lines = what.strip().partition("\n\n")[0].splitlines()
+    names = re.findall(r'"([^"\n]+)"', listed)
+    wrong = re.findall(r'"([^"\n]+)"', lines[0]) if lines else []
+    if names:
+        near = difflib.get_close_matches(wrong[-1], names, 1) if wrong else []
+        remedy = f"did you mean {near[0]}?" if near else f"name one that there is: {', '.join(names[:LISTED])}"
+    elif listed.startswith("functions:"):
+        remedy = f"cast what it is given; there is {'; '.join(each.strip() for each in listed.splitlines()[1 : 1 + LISTED])}"
+    elif len(lines) > 1 and lines[1].startswith("Either "):
+        either = lines.pop(1)
+        remedy = either[0].lower() + either[1:].rstrip(".")
+    else:
+        remedy = "correct the statement"
+    text = "\n".join(lines[:FIRST_LINES])
+    error = StatementError(text if len(text) <= FIRST_CHARACTERS else f"{text[:FIRST_CHARACTERS]}…", remedy=remedy)
+    if task is not None and failure.at is not None:
+        error.position = task.begins.after(task.sql[: max(0, failure.at)])
+    return error
+
+
 def _too_large() -> TooLargeError:
     return TooLargeError("it needs more memory than a statement may have", remedy="select fewer columns, filter by slot, or aggregate in steps")
 
 
-def _error_of(failure: Failure) -> BaseException:
+def _error_of(failure: Failure, task: Task | None) -> BaseException:
     match failure.kind:
         case "wrong":
-            return StatementError(failure.text, remedy="correct the statement")
+            return _wrong(failure, task)
         case "memory":
             return TooLargeError(failure.text, remedy="select fewer columns, filter by slot, or aggregate in steps")
         case "missing":

@@ -700,7 +700,7 @@ class SqlEngine:
         assert snapshot is not None
         prefix = {"explain": "explain", "analyze": "explain analyze", "describe": "describe"}.get(checked.kind, "")
         names = tuple(name.replace("/", ".") for name in checked.tables)
-        task = Task(checked.sql, prefix, asked.params or [], views, links, asked.skip, names if self._gated else None)
+        task = Task(checked.sql, prefix, asked.params or [], views, links, asked.skip, names if self._gated else None, checked.begins)
         running = await self._sandbox.run(task, asked.limits, release.over)
         release.begun(running)
         asked.running = running

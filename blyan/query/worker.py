@@ -129,10 +129,17 @@ class End(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True):
-    """Why a statement failed: `wrong`, `memory`, `interrupted`, `missing` or `internal`, and in words."""
+    """Why a statement failed.
+
+    Attributes:
+        kind: `wrong`, `memory`, `interrupted`, `missing` or `internal`.
+        text: the same in words.
+        at: the character of the statement that it is about, from 0; None where DuckDB does not say.
+    """
 
     kind: str
     text: str
+    at: int | None = None
 
 
 class Ready(Struct, frozen=True):
@@ -287,6 +294,7 @@ class Worker:
                 "python_enable_replacements": "false",
                 "python_scan_all_frames": "false",
                 "preserve_insertion_order": "true",
+                "errors_as_json": "true",  # which say where in the statement
             },
         )
         connection.execute("set timezone = 'UTC'")
@@ -300,7 +308,8 @@ class Worker:
         try:
             self._send(b"E", self._run(connection, request))
         except _FAILURES as error:
-            self._send(b"F", _failure(error, interrupted=request.number in self._interrupted))
+            failure = _failure(error, interrupted=request.number in self._interrupted)
+            self._send(b"F", Failure("wrong", failure.text, _place(connection, request, error)) if failure.kind == "wrong" else failure)
         finally:
             with self._turn:
                 self._current = None
@@ -318,11 +327,7 @@ class Worker:
         connection.execute("set lock_configuration = true")
         if request.number in self._interrupted:
             raise InterruptedError
-        params: Any
-        if isinstance(request.params, dict):
-            params = {name: unpacked(value) for name, value in request.params.items()}
-        else:
-            params = [unpacked(value) for value in request.params]
+        params = _values(request.params)
         text = f"{request.prefix} {request.sql}" if request.prefix else request.sql
         rows = connection.sql(text, params=params) if params else connection.sql(text)
         if rows is None:
@@ -449,6 +454,11 @@ def unpacked(value: Any) -> Any:
         "date": date.fromisoformat,
     }
     return made[kind](inside)
+
+
+def _values(params: Any) -> Any:
+    """The parameters of a request, by position or by name, as DuckDB takes them."""
+    return {name: unpacked(value) for name, value in params.items()} if isinstance(params, dict) else [unpacked(value) for value in params]
 
 
 def _look_again(connection: Any, sql: str, tables: Iterable[str]) -> None:
@@ -588,7 +598,7 @@ def _failure(error: BaseException, *, interrupted: bool) -> Failure:
     import duckdb
     import pyarrow as pa
 
-    text = str(error)
+    text, _ = _said(error)
     if interrupted or isinstance(error, InterruptedError | duckdb.InterruptException):
         return Failure("interrupted", "it was interrupted")
     if isinstance(error, MemoryError | duckdb.OutOfMemoryException | pa.ArrowMemoryError) or "bad_alloc" in text or "std::length_error" in text:
@@ -606,6 +616,38 @@ def _failure(error: BaseException, *, interrupted: bool) -> Failure:
     if isinstance(error, RecursionError):
         return Failure("wrong", "it is nested too deep")
     return Failure("internal", type(error).__name__)
+
+
+def _said(error: BaseException) -> tuple[str, int | None]:
+    """The words of an error, and the byte of the text that they are about, where it says that."""
+    text = str(error)
+    kind, _, body = text.partition(": ")
+    if not body.startswith("{"):
+        return text, None
+    try:
+        known = json.loads(body)
+        return f"{kind}: {known['exception_message']}", int(known["position"]) if "position" in known else None
+    except (ValueError, KeyError):
+        return text, None  # words that only begin as JSON does
+
+
+def _place(connection: Any, request: Request, error: BaseException) -> int | None:
+    """The character of the statement that an error is about."""
+    import duckdb
+
+    prefix, (_, at) = request.prefix, _said(error)
+    if at is None and isinstance(error, duckdb.BinderException):
+        # Python's relations are bound without their text. EXPLAIN binds the same again, with it, and runs nothing.
+        prefix = "explain"
+        try:
+            connection.execute(f"{prefix} {request.sql}", _values(request.params))
+        except duckdb.Error as again:
+            _, at = _said(again)
+    if at is None:
+        return None
+    begins = len(prefix) + 1 if prefix else 0
+    text = f"{prefix} {request.sql}" if prefix else request.sql
+    return max(0, len(text.encode()[:at].decode(errors="ignore")) - begins)
 
 
 def _plain(text: str) -> str:

@@ -25,6 +25,7 @@ from blyan.query import sandbox
 from blyan.query.engine import all_tables, connect
 from blyan.query.formats import FORMATS, METADATA
 from blyan.query.gate import RefusedError
+from blyan.query.position import START, Position
 from blyan.query.sandbox import BusyError, DeadlineError, ProcessDiedError, StatementError, TooLargeError
 from blyan.query.sql import At, SqlEngine
 from blyan.schemas import BLOCKS, COMPLETENESS, TRANSACTIONS
@@ -428,7 +429,7 @@ def test_an_answer_that_nobody_reads_or_closes_is_over_at_its_deadline(asker: As
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("select nope from solana.blocks", r'(?s)"nope" not found.*Candidate bindings'),
+        ("select nope from solana.blocks", r'"nope" not found in FROM clause! Remedy: name one that there is: (\w+, ){4}\w+$'),
         ("select slot from solana.blocks where slott = 1", "slott"),
         ("select * from solana.block", r"did you mean solana\.blocks\?"),
         ("select * from blocks", r"did you mean solana\.blocks\?"),
@@ -440,6 +441,43 @@ def test_an_answer_that_nobody_reads_or_closes_is_over_at_its_deadline(asker: As
 def test_a_wrong_statement_is_told_what_is_wrong(asker: Asker, sql: str, message: str) -> None:
     with pytest.raises(PermanentError, match=message):
         asker.rows(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "wrong", "remedy"),
+    [
+        ("select slott from solana.blocks", "slott", "did you mean slot?"),
+        ("explain select 'é', b.slot, x.slot\nfrom solana.blocks b", "x.slot", "name one that there is: b"),
+        ("-- é\n  select slot, count(*) from solana.blocks where slot > ?", "slot, count", 'either add it to the GROUP BY list, or use ANY_VALUE("slot")'),
+        ("select slot\nfrom solana.blocks\nwhere slot = 'abc'", "'abc'", "correct the statement"),
+        ("select 'é' || sum(leader) from solana.blocks", "sum(", "cast what it is given; there is sum("),
+        ("select ?, ?, fooo(1) from solana.blocks", "fooo", "did you mean"),
+        ("select ?, 'a\nb' from solana.blocs", "solana.blocs", "did you mean solana.blocks?"),
+        ("select ?, slot from solana.blocks\nwhere (", "(", "it is read as DuckDB's SQL"),
+        ("/* é */ describe select 1 ]", "]", "it is read as DuckDB's SQL"),
+        (f"select {'slot, ' * 40}?, ?\nfrom solana.blocks b c", "c", "it is read as DuckDB's SQL"),
+    ],
+)  # fmt: skip
+def test_where_a_statement_is_wrong_is_told_with_what_to_do(asker: Asker, sql: str, wrong: str, remedy: str) -> None:
+    with pytest.raises((RefusedError, StatementError)) as caught:
+        asker.rows(sql, [1, 2][: sql.count("?")])
+    assert remedy in caught.value.remedy
+    assert len(caught.value.what) < 300
+    before = sql[: sql.rindex(wrong)].split("\n")
+    assert caught.value.position == Position(len(before), len(before[-1]) + 1)
+
+
+@given(st.text("ab\né", max_size=20), st.text("ab\né", max_size=20))
+def test_a_place_behind_two_texts_is_behind_the_one_and_then_the_other(one: str, other: str) -> None:
+    assert START.after(one + other) == START.after(one).after(other)
+    assert START.after(one).line == 1 + one.count("\n")
+
+
+def test_what_duckdb_says_at_length_is_told_in_short(asker: Asker) -> None:
+    with pytest.raises(StatementError) as caught:
+        asker.rows("select error(repeat('long ', 1000))")
+    assert 300 < len(caught.value.what) <= 401
+    assert caught.value.position is None
 
 
 # Faults

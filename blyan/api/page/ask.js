@@ -2,7 +2,7 @@
 //
 // The service answers in the shape of OpenAI's chat completions. What that has no place for (the SQL, its rows' citations, whether it
 // abstained) comes in `blyan` of a chunk, with the names of POST /v1/ask.
-import { $, el, foreign, linked, problemBox, readingLine, seen } from "./dom.js";
+import { $, el, foreign, isHash, leads, linked, problemBox, readingLine, seen } from "./dom.js";
 import { events, json, Problem, stopped } from "./service.js";
 import { hitCard } from "./search.js";
 import { put } from "./sql.js";
@@ -61,6 +61,7 @@ async function send() {
   $("ask-send").disabled = true;
   $("ask-problem").replaceChildren();
   $("ask-status").textContent = "Answering…";
+  const asked = $("talk").lastChild.previousSibling;
   let said = "";
   let known = null;
   let usage = null;
@@ -81,7 +82,10 @@ async function send() {
     }
     if (!whole) throw new Problem({ title: "The answer broke off", status: 0, detail: "the stream ended before the answer did", remedy: "ask again" });
     told.push({ role: "user", content }, { role: "assistant", content: said });
-    $("ask-status").textContent = `Answered${known?.by ? ` by ${known.by}` : ""}${usage ? `, ${usage.total_tokens} tokens` : ""}.`;
+    $("ask-status").textContent = `${known?.abstained ? "Not answered" : "Answered"}${known?.by ? ` by ${known.by}` : ""}${usage ? `, ${usage.total_tokens} tokens` : ""}.`;
+    // What an abstention says is drawn below, with questions to choose from.
+    if (known?.abstained) text.remove();
+    else text.replaceChildren(...withLinks(said));
   } catch (error) {
     answer.classList.add("stopped");
     if (stopped(error)) {
@@ -94,6 +98,7 @@ async function send() {
     } else throw error;
   } finally {
     if (known) rests.append(...restsOn(known));
+    if (answer.getBoundingClientRect().bottom > innerHeight) asked.scrollIntoView({ block: "start" });
     answer.removeAttribute("aria-busy");
     running = null;
     $("ask-stop").disabled = true;
@@ -102,9 +107,10 @@ async function send() {
 }
 
 /** What an answer rests on: whether it is one, its SQL, its citations, and what was read. */
-function restsOn({ abstained, why, unsupported, sql, params, citations, hits, reading }) {
+function restsOn({ abstained, why, instead, unsupported, sql, params, citations, hits, reading }) {
   const parts = [];
-  if (abstained) parts.push(el("p", { class: "said" }, el("span", { class: "chip flag" }, "Not answered"), " ", foreign(why ?? "the tables cannot tell")));
+  if (abstained) parts.push(el("p", {}, el("span", { class: "chip flag" }, "Not answered"), " ", foreign(why ?? "the tables cannot tell")));
+  if (instead?.length) parts.push(el("p", { class: "label" }, "It could be asked:"), el("ul", { class: "instead" }, instead.map((question) => el("li", {}, el("button", { type: "button", class: "quiet", onclick: () => propose(question) }, seen(question))))));
   if (unsupported?.length) parts.push(el("p", { class: "said" }, el("span", { class: "chip flag" }, "In no result"), " ", unsupported.map((words, place) => [place ? ", " : "", foreign(words)])));
   if (sql) {
     const statement = withValues(sql, params ?? []);
@@ -115,19 +121,29 @@ function restsOn({ abstained, why, unsupported, sql, params, citations, hits, re
   }
   if (citations?.length) {
     const shown = citations.slice(0, 50).map(({ slot, signature, table }) => el("li", {}, table ? `${table.replace("/", ".")} ` : "", slot !== null && slot !== undefined ? el("a", { href: `#slot/${slot}` }, `slot ${slot}`) : "", " ", signature ? linked(signature) : ""));
-    parts.push(el("details", { open: citations.length < 8 }, el("summary", {}, `Rests on ${citations.length} ${citations.length === 1 ? "row" : "rows"}`), el("ul", {}, shown), citations.length > 50 ? el("p", { class: "fine" }, `${citations.length - 50} more are not listed.`) : null));
+    parts.push(el("details", { open: citations.length < 8 }, el("summary", {}, `${citations.length} ${citations.length === 1 ? "row" : "rows"} that it rests on`), el("ul", {}, shown), citations.length > 50 ? el("p", { class: "fine" }, `${citations.length - 50} more are not listed.`) : null));
   }
-  if (hits?.length) parts.push(el("details", {}, el("summary", {}, `${hits.length} documents that were found`), hits.map(hitCard)));
+  if (hits?.length) parts.push(el("details", {}, el("summary", {}, `${hits.length} ${hits.length === 1 ? "document" : "documents"} that may help`), hits.map(hitCard)));
   if (reading) parts.push(readingLine(reading));
   return parts;
 }
 
-/** The statement with its values written in, as the editor has no others. */
+/** Put a question where it is sent from. */
+function propose(question) {
+  $("question").value = question;
+  $("question").focus();
+}
+
+/** An answer's words, in which accounts and signatures are links. */
+const withLinks = (text) => text.split(/([1-9A-HJ-NP-Za-km-z]{32,88})/).map((part, place) => (place % 2 && isHash(part) ? el("a", { href: leads(part), class: "mono" }, part) : seen(part)));
+
+/** The statement with its values written in, as the editor has no others, and its clauses on lines of their own. */
 function withValues(sql, params) {
   const written = (value) => (value === null ? "null" : typeof value === "string" ? `'${value.replaceAll("'", "''")}'` : Array.isArray(value) ? `[${value.map(written).join(", ")}]` : String(value));
   let place = 0;
-  return sql.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)|\?/g, (found, number) => {
+  return sql.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"| (?=(?:from|(?:(?:left|semi|anti) )?join|where|group by|having|qualify|order by|limit) )|\$(\d+)|\?/g, (found, number) => {
     if (found[0] === "'" || found[0] === '"') return found;
+    if (found === " ") return "\n";
     const at = number === undefined ? place++ : Number(number) - 1;
     return at < params.length ? written(params[at]) : found;
   });

@@ -1,7 +1,7 @@
 // A chart of a result. Belongs here: which columns, which kind, drawing by uPlot, and saying in words what is drawn. Does not belong here:
 // the rows themselves, whose table is the chart's other form.
 import { uPlot } from "./vendor.js";
-import { el, isMoment, isNumber, seen, shortened } from "./dom.js";
+import { el, isMoment, isNumber, moment, seen, shortened } from "./dom.js";
 
 const BARS = 60; // of names, at most: more cannot be read
 const HEIGHT_PX = 340;
@@ -96,7 +96,7 @@ function said(kind, x, y, { xs, ys, names, beyond }, rows) {
     if (value < ys[least]) least = place;
     if (value > ys[most]) most = place;
   });
-  const at = (place) => (names ? names[place] : isMoment(x.type) ? new Date(xs[place] * 1000).toISOString() : xs[place]);
+  const at = (place) => (names ? names[place] : isMoment(x.type) ? moment(new Date(xs[place] * 1000).toISOString()) : xs[place]);
   const left = (count, why) => (count ? ` ${count} ${count === 1 ? "row is" : "rows are"} not drawn: ${why}.` : "");
   const drawn = { line: "Line", bar: "Bars", scatter: "Points" }[kind];
   return (

@@ -90,9 +90,9 @@ export class Editor {
     this.view.focus();
   }
 
-  /** Underline what a problem is about: the place it names, or else the name it quotes. */
+  /** Underline what a problem is about: the word at its position. */
   blame(problem) {
-    const spot = problem && placeOf(problem.detail ?? "", this.view.state.doc);
+    const spot = problem?.position && wordAt(problem.position, this.view.state.doc);
     this.view.dispatch(setDiagnostics(this.view.state, spot ? [{ ...spot, severity: "error", message: problem.detail.split("\n")[0] }] : []));
   }
 
@@ -101,15 +101,10 @@ export class Editor {
   }
 }
 
-function placeOf(detail, doc) {
-  const place = /\bLine (\d+), Col: (\d+)/.exec(detail);
-  if (place && +place[1] <= doc.lines) {
-    const line = doc.line(+place[1]);
-    const to = Math.min(line.to, line.from + +place[2]); // where the wrong word ends
-    const word = /[\w.]*$/.exec(line.text.slice(0, to - line.from))[0].length || 1;
-    return { from: Math.max(line.from, to - word), to: Math.max(to, line.from + 1) };
-  }
-  const name = /(?:no (?:table|function|column) |column "|named? ")([\w.]+)/.exec(detail)?.[1];
-  const from = name ? doc.toString().toLowerCase().indexOf(name.toLowerCase()) : -1;
-  return from < 0 ? null : { from, to: from + name.length };
+function wordAt({ line: number, column }, doc) {
+  if (number > doc.lines) return null;
+  const line = doc.line(number);
+  const from = Math.min(line.to, line.from + [...line.text].slice(0, column - 1).join("").length); // columns are characters, which may be two units here
+  const word = /^'[^']*'|^[\w."]+|^./u.exec(line.text.slice(from - line.from))?.[0] ?? "";
+  return word ? { from, to: from + word.length } : { from: Math.max(0, from - 1), to: from };
 }

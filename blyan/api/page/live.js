@@ -67,6 +67,11 @@ function heard(event, data) {
   } else if (event === "gone") slots.delete(data.slot);
   else if (event === "final") final = data.finalized_to;
   else if (event === "slow") after = null;
+  settle();
+}
+
+/** Keep the newest slots, and draw them. */
+function settle() {
   newest = Math.max(-1, ...slots.keys());
   for (const slot of [...slots.keys()].sort((one, other) => one - other).slice(0, -KEPT)) slots.delete(slot);
   draw();
@@ -83,10 +88,13 @@ function askForBlocks() {
     const lacking = [...slots.values()].filter((each) => each.state === "landed" && each.transactions === undefined).map((each) => each.slot);
     const from = slots.size < LISTED ? Math.max(0, newest - KEPT) : Math.min(...lacking);
     if (document.hidden || (slots.size >= LISTED && !lacking.length)) return;
+    // Where nothing has landed, the newest are those of the lake.
+    const among = newest < 0 ? "" : `&first_slot=${from}&last_slot=${Math.max(newest, from)}`;
     try {
-      const page = await json(`/v1/blocks?order=desc&limit=${KEPT}&first_slot=${from}&last_slot=${Math.max(newest, from)}`, { signal: control.signal });
+      const page = await json(`/v1/blocks?order=desc&limit=${KEPT}${among}`, { signal: control.signal });
       for (const { slot, transaction_count: transactions, leader } of page.data) slots.set(slot, { state: "landed", ...slots.get(slot), slot, transactions, leader });
-      draw();
+      final = Math.max(final ?? -1, page.reading.finalized_to ?? -1);
+      settle();
     } catch (error) {
       if (!stopped(error) && !error.title) throw error;
     }
@@ -111,8 +119,8 @@ function draw() {
     const known = [...slots.values()].sort((one, other) => other.slot - one.slot);
     const [last] = known;
     if (!last) {
-      $("ticker-text").textContent = "no slots";
-      $("live-facts").replaceChildren(fact("Newest slot", "nothing has landed: nobody follows the chain"));
+      if (tip !== null) $("ticker-text").textContent = "no slots";
+      $("live-facts").replaceChildren(...(tip === null ? [] : [fact("Newest slot", "there is none: the lake is empty")]));
       return;
     }
     const counted = known.find((each) => typeof each.transactions === "number");
@@ -122,7 +130,7 @@ function draw() {
       fact("Newest slot", el("a", { href: `#slot/${last.slot}`, class: "big" }, String(last.slot))),
       fact("How sure", sure(last.slot)),
       fact("Final up to", final === null || final < 0 ? "nothing yet" : el("a", { href: `#slot/${final}` }, String(final))),
-      fact("Tip of the chain", String(tip)),
+      fact("Tip of the chain", tip < 0 ? "nobody follows it" : String(tip)),
       fact("Transactions", counted ? grouped(counted.transactions) : "…"),
       fact("Leader", counted?.leader ? linked(counted.leader) : "…"),
     );

@@ -1,5 +1,5 @@
 // The search view: words and filters to hits. Belongs here: the question as the service takes it, hits as cards. Does not belong here: ranking.
-import { $, el, foreign, linked, moment, problemBox, readingLine, seen, span } from "./dom.js";
+import { $, el, foreign, grouped, linked, moment, problemBox, readingLine, seen, span } from "./dom.js";
 import { json, stopped } from "./service.js";
 
 const LONG = 420; // characters of a hit that are shown at first
@@ -48,13 +48,15 @@ function filters(form) {
 
 function show(answer, ms) {
   const { hits, searched } = answer;
-  $("search-status").textContent = `${hits.length} ${hits.length === 1 ? "hit" : "hits"} in ${span(ms)}${searched?.documents !== undefined ? `, among ${searched.passing ?? searched.documents} of ${searched.documents} documents` : ""}.`;
+  $("search-status").textContent = `${hits.length} ${hits.length === 1 ? "hit" : "hits"} in ${span(ms)}${searched?.documents !== undefined ? `, among ${counted(searched)} documents` : ""}.`;
   $("search-said").replaceChildren(...[conditions("Understood", answer.understood), conditions("Not met by any hit", answer.unmet)].filter(Boolean));
   $("hits").replaceChildren(...hits.map((hit) => el("li", {}, hitCard(hit))));
   $("search-reading").replaceChildren(readingLine(answer.reading));
 }
 
-const conditions = (name, texts) => (texts?.length ? el("p", { class: "said" }, el("span", { class: "label" }, `${name}: `), texts.map((text) => foreign(text, { class: "chip" }))) : null);
+const counted = ({ passing, documents }) => (passing === undefined || passing === documents ? grouped(documents) : `${grouped(passing)} of ${grouped(documents)}`);
+
+const conditions = (name, texts) => (texts?.length ? el("p", { class: "said" }, el("span", { class: "label" }, `${name}: `), texts.map((text) => [foreign(text, { class: "chip" }), " "])) : null);
 
 /** A hit as a card. Its text is anybody's: it is shown as text and as nothing else. */
 export function hitCard(hit) {
@@ -72,6 +74,6 @@ export function hitCard(hit) {
     about ? el("p", {}, about) : null,
     body,
     whole,
-    el("p", { class: "fine" }, scores.join(" · "), hit.words?.length ? [" · words ", hit.words.map((word, place) => [place ? ", " : "", foreign(word)])] : null, hit.alike > 1 ? ` · alike ${hit.alike}` : null, hit.met?.length ? [" · meets ", hit.met.map((text, place) => [place ? ", " : "", foreign(text)])] : null),
+    el("p", { class: "fine" }, scores.join(" · "), hit.words?.length ? [" · words: ", hit.words.map((word, place) => [place ? ", " : "", foreign(word)])] : null, hit.alike > 1 ? ` · ${grouped(hit.alike)} alike` : null, hit.met?.length ? [" · meets: ", hit.met.map((text, place) => [place ? ", " : "", foreign(text)])] : null),
   );
 }

@@ -94,7 +94,8 @@ class AnsweredModel(BaseModel):
 
     answer: str | None = Field(description="In words. Null where there is no answer. Of a model these are its own words.")
     abstained: bool = Field(description="Whether there is no answer.")
-    why: str | None = Field(description="Why not, and what could be asked.")
+    why: str | None = Field(description="Why not.")
+    instead: list[str] = Field(description="Questions that would be answered, or the readings to choose from, where there is no answer.")
     intent: str | None = Field(description="What the planner took it for.")
     sql: str | None = Field(description="The statement that was run; of several the last.")
     params: list[Any] = Field(description="Its parameters.")
@@ -379,7 +380,9 @@ def _note(request: Request, given: Given) -> None:
 
 
 def _content(given: Given) -> str:
-    return given.answer if given.answer is not None else f"No answer: {given.why}"
+    if given.answer is not None:
+        return given.answer
+    return "\n- ".join([f"No answer: {given.why}" + (" It could be asked:" if given.instead else ""), *given.instead])
 
 
 async def _counted(talk: list[Message], given: Given) -> Usage | None:

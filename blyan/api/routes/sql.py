@@ -286,10 +286,14 @@ async def problems_of_sql() -> AsyncIterator[None]:
     except RefusedError as error:
         kind = BAD_CURSOR if "cursor" in error.what else QUERY_REFUSED
         raise RequestError(
-            kind, error.what, remedy=error.remedy, details=[("body.cursor" if kind is BAD_CURSOR else "body.sql", error.what)]
+            kind,
+            error.what,
+            remedy=error.remedy,
+            details=[("body.cursor" if kind is BAD_CURSOR else "body.sql", error.what)],
+            position=error.position,
         ) from error
     except StatementError as error:
-        raise RequestError(QUERY_REFUSED, error.what, remedy=error.remedy, details=[("body.sql", error.what)]) from error
+        raise RequestError(QUERY_REFUSED, error.what, remedy=error.remedy, details=[("body.sql", error.what)], position=error.position) from error
     except TooLargeError as error:
         raise RequestError(TOO_COSTLY, error.what, remedy=error.remedy) from error
     except DeadlineError as error:
