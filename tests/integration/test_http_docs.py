@@ -22,7 +22,7 @@ from tests.http_service import REPOSITORY, Served, key_for, made_lake, make_sear
 
 PAGE = (REPOSITORY / "docs/http.md").read_text(encoding="utf-8")
 
-PRINTED = ("48 ", "384 ", "Blocks", "2026-07-28 [[0, ")
+PRINTED = ("48 ", "┌", "384 ", "Blocks", "2026-07-28 [[0, ")
 """What the examples in Python begin to print."""
 
 ENDLESS = 28
