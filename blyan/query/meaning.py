@@ -71,7 +71,7 @@ def base_units(value: Decimal) -> int:
     Raises:
         NotUnderstoodError: it has a fraction of a base unit, or is none that can exist.
     """
-    if value % 1 or not 0 <= value < 2**64:
+    if not 0 <= value < 2**64 or value % 1:
         raise NotUnderstoodError(f"{value:f} is no amount in base units.", "not_understood", (f"{value:f}",))
     return int(value)
 

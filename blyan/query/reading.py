@@ -65,6 +65,11 @@ class Lexeme:
         return Decimal(self.value)
 
     @property
+    def is_whole(self) -> bool:
+        """Of a NUM, which may be larger than what decimals divide."""
+        return self.number == self.number.to_integral_value()
+
+    @property
     def is_plural(self) -> bool:
         """Whether more than one is asked for."""
         # As `reasons for failure` does.
@@ -125,7 +130,7 @@ class Reading:
         for start in range(len(self.line)):
             found = _match(self.line, start, items)
             taken = [each for each in found or () if each is not None]
-            if found is None or not taken or (accept == "whole" and any(each.tag == "NUM" and each.number % 1 for each in taken)):
+            if found is None or not taken or (accept == "whole" and any(each.tag == "NUM" and not each.is_whole for each in taken)):
                 continue
             del self.line[start : start + len(taken)]
             return found
@@ -372,7 +377,7 @@ Taken = Sequence[Lexeme | None]
 
 
 def _num(lexeme: Lexeme | None) -> int:
-    if lexeme is None or lexeme.number % 1 or lexeme.number >= 2**63:
+    if lexeme is None or not lexeme.is_whole or lexeme.number >= 2**63:
         raise NotUnderstoodError("A slot is a whole number.", "not_understood", (lexeme.text,) if lexeme else ())
     return int(lexeme.number)
 
@@ -521,7 +526,7 @@ def _single(reading: Reading) -> tuple[Window, str] | None:
     taken = reading.take("IN|OF|FROM|FOR? SLOT NUM", "whole")
     if taken is None:
         for each in reading.line:
-            if each.tag == "NUM" and each.number >= _LARGE and not each.number % 1:
+            if each.tag == "NUM" and each.number >= _LARGE and each.is_whole:
                 taken = reading.take("IN|OF|FOR NUM", "whole")
                 if taken is None and reading.has("HASH"):
                     taken = reading.take("NUM", "whole")
@@ -594,7 +599,7 @@ def _limit(reading: Reading) -> None:
             continue
         place = at if pattern.startswith("NUM") else at + 1
         number = reading.line[place]
-        if number.number % 1 or not 0 < number.number <= MOST_ROWS:
+        if not number.is_whole or not 0 < number.number <= MOST_ROWS:
             raise NotUnderstoodError(f"Lists have 1 to {MOST_ROWS} rows.", "not_understood", (number.text,))
         del reading.line[place]
         reading.limit = int(number.number)

@@ -287,3 +287,10 @@ def test_amounts_of_a_mint_that_the_registry_does_not_have_are_said_in_base_unit
     assert [column.unit for column in made.columns] == ["base_units", "decimals"]
     assert f"1,500 base units of {ACCOUNT}, 3 decimals" in say(made, ["amount", "decimals"], [(1_500, 3)]).text
     assert isinstance(made.columns[0], Column)
+
+
+@pytest.mark.parametrize(
+    "question", ["bn bn bn bn", "how many transactions in slot 5 bn bn bn bn", "top bn bn bn bn programs", "transfers above bn bn bn bn"]
+)
+def test_numbers_beyond_all_reason_are_no_errors(question: str) -> None:
+    assert isinstance(plan(question, REGISTRY, TIP), Abstention)
