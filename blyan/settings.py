@@ -176,8 +176,8 @@ class Settings(BaseSettings):
     token_secret: SecretStr | None = Field(
         None,
         min_length=32,
-        description="Secret that signs short-lived tokens, and answers in Redis, the same for all replicas and for Dagster. Unset: tokens are signed "
-        "with a random one, known to this `blyan serve` alone, and answers in Redis are not signed.",
+        description="Secret that signs short-lived tokens, and answers in Redis, the same for all replicas and for Dagster. Unset: a random one, "
+        "known to this `blyan serve` alone, so that replicas take neither each other's tokens nor each other's answers.",
     )
     redis_url: SecretStr | None = Field(
         None,

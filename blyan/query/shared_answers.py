@@ -4,7 +4,7 @@ Belongs here: what is asked of Redis. Does not belong here: when it is asked (`b
 
 An entry stands under its key, behind a digest of key and entry: what was written half, or under another key, is none. Where the service has a
 secret, the digest is an HMAC with it (RFC 2104, SHA-256), so what somebody without the secret wrote is none either; without one, whoever may
-write into Redis may make up answers, and Redis has to be the service's own.
+write into Redis may make up answers. `blyan serve` makes a secret of its own where it is given none.
 Redis forgets an entry `LASTS_S` after it was last put, or earlier, as its own policy says; nothing is deleted by us.
 """
 
