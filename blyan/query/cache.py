@@ -138,7 +138,6 @@ class Room(Protocol):
         Raises:
             TransientError: the room cannot be asked.
         """
-        raise NotImplementedError
 
     async def put(self, key: str, entry: bytes) -> None:
         """Keep an entry.
@@ -146,11 +145,9 @@ class Room(Protocol):
         Raises:
             TransientError: it is not kept.
         """
-        raise NotImplementedError
 
     async def close(self) -> None:
         """Let go of it."""
-        raise NotImplementedError
 
 
 class Breaker:
